@@ -1,0 +1,51 @@
+"""Runtimes for network files, by name: the one place that branches on the backend."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from edgeseg.backends.base import Engine
+from edgeseg.errors import BackendMissing, EngineError, InputError
+from edgeseg.types import Manifest
+
+BACKENDS: dict[str, tuple[str, str]] = {
+    "openvino": ("edgeseg.backends.openvino:OpenVinoEngine", "pip install openvino"),
+    "onnxruntime": ("edgeseg.backends.onnxruntime:OnnxRuntimeEngine", "pip install 'edgeseg[export]'"),
+}
+"""Name of a backend: its class, and what to do when it is missing."""
+
+
+def open_engine(manifest: Manifest, content: bytes, backend: str | None = None, device: str = "auto") -> Engine:
+    """Compile a verified network file.
+
+    Parameters
+    ----------
+    manifest, content
+        From `edgeseg.bundle.read`.
+    backend
+        One of the manifest's runtimes; None takes the first of them.
+    device
+        ``auto``, ``cpu`` or the runtime's own name of a device.
+
+    Raises
+    ------
+    InputError
+        When the network file is not for this backend, or the device is not there.
+    BackendMissing
+        When the runtime is not installed.
+    EngineError
+        When the runtime refuses the network file.
+    """
+    name = backend or manifest.runtimes[0]
+    if name not in manifest.runtimes or name not in BACKENDS:
+        raise InputError(f"{manifest.name} is for {' or '.join(manifest.runtimes)}, not for {name}")
+    target, remedy = BACKENDS[name]
+    module, _, cls = target.partition(":")
+    try:
+        engine_class: type[Engine] = getattr(import_module(module), cls)
+        return engine_class(content, manifest, device)  # type: ignore[call-arg]
+    except ImportError as error:
+        raise BackendMissing(f"the backend {name} is not installed ({error}): {remedy}") from error
+
+
+__all__ = ["BACKENDS", "Engine", "EngineError", "open_engine"]

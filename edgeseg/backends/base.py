@@ -1,0 +1,92 @@
+"""The one seam between edgeseg and whatever runs a network: arrays in, logits out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+
+import numpy as np
+
+from edgeseg.errors import EngineError
+from edgeseg.types import ByteArray, FloatArray
+
+
+class Engine(ABC):
+    """A network file compiled by a runtime. A backend writes `_run` and `_release`; the checks are here, once.
+
+    Attributes
+    ----------
+    runtime
+        The runtime's name and version.
+    device
+        What it runs on.
+    inference_precision
+        What it computes in.
+    """
+
+    runtime: str
+    device: str
+    inference_precision: str
+    batch: int = 4
+
+    def predict_logits(self, slices: ByteArray) -> FloatArray:
+        """Logits of FLAIR abnormality.
+
+        Parameters
+        ----------
+        slices
+            uint8 (N, 3, H, W), 0..255; N may be any number.
+
+        Returns
+        -------
+        FloatArray
+            float32 (N, 1, H, W).
+
+        Raises
+        ------
+        EngineError
+            When the engine was closed, or returns another shape or values that are not finite.
+        ValueError
+            When ``slices`` is of another dtype or shape.
+        """
+        if slices.dtype != np.uint8 or slices.ndim != 4 or slices.shape[1] != 3:
+            raise ValueError(f"slices are {slices.dtype} {slices.shape}, expected uint8 (N, 3, H, W)")
+        if self._closed:
+            raise EngineError(f"this {self.runtime} engine was closed: open it again")
+        count, _, rows, columns = slices.shape
+        logits = np.empty((count, 1, rows, columns), np.float32)
+        for start in range(0, count, self.batch):
+            part = np.ascontiguousarray(slices[start : start + self.batch])
+            result = self._run(part)
+            if result.shape != (len(part), 1, rows, columns):
+                raise EngineError(f"{self.runtime} returned logits of the shape {result.shape}: build the engine again")
+            logits[start : start + len(part)] = result
+        if not np.isfinite(logits).all():
+            raise EngineError(
+                f"{self.runtime} returned logits that are not finite: the engine or its runtime is broken"
+            )
+        return logits
+
+    def close(self) -> None:
+        """Give the runtime's memory back; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    _closed = False
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _run(self, slices: ByteArray) -> FloatArray:
+        """uint8 (n, 3, H, W) with 1 <= n <= batch to float32 (n, 1, H, W)."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give the runtime's memory back."""

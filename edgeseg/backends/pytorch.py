@@ -1,0 +1,36 @@
+"""The PyTorch model itself as an engine: what every other engine is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeseg.backends.base import Engine
+from edgeseg.types import ByteArray, FloatArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PyTorchEngine(Engine):
+    """Runs ``edgeseg.model.with_byte_input(network)`` in FP32 on the CPU."""
+
+    def __init__(self, network: nn.Module) -> None:
+        import torch
+
+        self.runtime = f"PyTorch {torch.__version__}"
+        self.device = "CPU"
+        self.inference_precision = "f32"
+        self._network: nn.Module | None = network.eval()
+
+    def _run(self, slices: ByteArray) -> FloatArray:
+        import torch
+
+        assert self._network is not None
+        with torch.inference_mode():
+            logits = self._network(torch.from_numpy(slices))
+        return np.asarray(logits.numpy(), dtype=np.float32)
+
+    def _release(self) -> None:
+        self._network = None

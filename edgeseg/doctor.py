@@ -1,0 +1,78 @@
+"""What this machine can build and run, and the remedy for what it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata, util
+
+from edgeseg import bundle
+from edgeseg.errors import EdgesegError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, whether it is well, what was found, and the remedy (empty when well)."""
+
+    what: str
+    well: bool
+    found: str
+    remedy: str
+
+
+_EXTRAS = {
+    "training (PyTorch)": (("torch", "segmentation_models_pytorch"), "torch", "pip install 'edgeseg[train]'"),
+    "export (ONNX)": (("onnx", "onnxsim", "onnxscript"), "onnx", "pip install 'edgeseg[train,export]'"),
+    "ONNX Runtime": (("onnxruntime",), "onnxruntime", "pip install 'edgeseg[export]'"),
+}
+_DECODERS = {
+    "JPEG, JPEG lossless (gdcm)": ("gdcm", "python-gdcm"),
+    "JPEG 2000 (openjpeg)": ("openjpeg", "pylibjpeg-openjpeg"),
+    "JPEG-LS (CharLS)": ("jpeg_ls", "pyjpegls"),
+}
+
+
+def examine() -> list[Finding]:
+    """Look at runtimes, decoders, shipped engines and extras."""
+    return [_openvino(), *(_decoder(name) for name in _DECODERS), *_engines(), *(_extra(name) for name in _EXTRAS)]
+
+
+def _openvino() -> Finding:
+    try:
+        import openvino
+
+        devices = ", ".join(openvino.Core().available_devices)
+        return Finding("OpenVINO", True, f"{metadata.version('openvino')}, devices {devices}", "")
+    except (ImportError, RuntimeError) as error:
+        return Finding("OpenVINO", False, str(error).splitlines()[0], "pip install --force-reinstall openvino")
+
+
+def _decoder(name: str) -> Finding:
+    module, package = _DECODERS[name]
+    if util.find_spec(module):
+        return Finding(name, True, metadata.version(package), "")
+    return Finding(name, False, "not installed", f"pip install {package}")
+
+
+def _engines() -> list[Finding]:
+    folders = bundle.shipped()
+    if not folders:
+        return [Finding("shipped engines", False, "none found", "install edgeseg again")]
+    findings = []
+    for folder in folders:
+        try:
+            manifest, _ = bundle.read(folder)
+        except EdgesegError as error:
+            findings.append(Finding(folder.name, False, "damaged", str(error)))
+        else:
+            passed = manifest.parity is not None and manifest.parity.passed
+            found = f"sha256 {manifest.sha256[:12]}, parity {'passed' if passed else 'not passed'}"
+            findings.append(Finding(folder.name, passed, found, "" if passed else "edgeseg build-engine"))
+    return findings
+
+
+def _extra(name: str) -> Finding:
+    modules, package, remedy = _EXTRAS[name]
+    missing = [module for module in modules if not util.find_spec(module)]
+    if missing:
+        return Finding(name, False, f"{', '.join(missing)} not installed (not needed for infer)", remedy)
+    return Finding(name, True, metadata.version(package), "")

@@ -1,0 +1,154 @@
+"""Two engines over the same slices: do they make the same masks? Arrays only; the gate that a bundle has to pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeseg import metrics
+from edgeseg.types import Agreement, BoolArray, FloatArray, ParityReport
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What parity demands.
+
+    Parameters
+    ----------
+    differing_share
+        Largest share, 0..1, of pixels whose mask may differ.
+    mean, fifth_percentile, worst
+        Smallest IoU between the two masks, over the slices in which either is not empty.
+    dice_loss_mean, dice_loss_worst
+        Largest loss of Dice against the drawn masks, on the mean and for any one patient.
+    """
+
+    differing_share: float
+    mean: float
+    fifth_percentile: float
+    worst: float
+    dice_loss_mean: float
+    dice_loss_worst: float
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(1e-6, 0.9999, 0.999, 0.95, 0.0001, 0.0005),
+    "fp16": Tolerance(1e-4, 0.995, 0.985, 0.75, 0.0005, 0.003),
+}
+"""By precision of the network file."""
+
+
+@dataclass(frozen=True)
+class PatientLogits:
+    """One patient's slices through both engines.
+
+    Parameters
+    ----------
+    name
+        The patient.
+    reference, candidate
+        float32 (slice, 1, H, W): logits of the PyTorch model and of the engine.
+    drawn
+        bool (slice, H, W): drawn masks; None where there are none.
+    slice_names
+        One for each slice.
+    """
+
+    name: str
+    reference: FloatArray
+    candidate: FloatArray
+    drawn: BoolArray | None
+    slice_names: tuple[str, ...]
+
+
+def compare(patients: list[PatientLogits], threshold: float, tolerance: Tolerance, reference_name: str) -> ParityReport:
+    """Compare masks slice by slice and patient by patient, and give a verdict.
+
+    Parameters
+    ----------
+    patients
+        Logits of both engines.
+    threshold
+        Probability at and above which a pixel is marked.
+    tolerance
+        What is demanded, from `TOLERANCES`.
+    reference_name
+        What the engine is compared with, for the report.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing to compare.
+    """
+    if not patients:
+        raise ValueError("no patients to compare: parity needs at least one")
+    cut = np.float32(np.log(threshold / (1 - threshold)))
+    ious: list[float] = []
+    names: list[str] = []
+    changes: dict[str, float] = {}
+    differing = pixels = slices = 0
+    largest = 0.0
+    for patient in patients:
+        ours, theirs = patient.candidate[:, 0] >= cut, patient.reference[:, 0] >= cut
+        largest = max(largest, float(np.abs(patient.candidate - patient.reference).max()))
+        differing += int(np.count_nonzero(ours != theirs))
+        pixels, slices = pixels + ours.size, slices + len(ours)
+        for k in np.flatnonzero((ours | theirs).any(axis=(1, 2))):
+            ious.append(metrics.iou(ours[k], theirs[k]))
+            names.append(patient.slice_names[k])
+        if patient.drawn is not None:
+            changes[patient.name] = metrics.dice(ours, patient.drawn) - metrics.dice(theirs, patient.drawn)
+    worst_patient = min(changes, key=lambda name: changes[name]) if changes else None
+    agreement = _agreement(ious, names)
+    mean_change = float(np.mean(list(changes.values()))) if changes else None
+    worst_change = changes[worst_patient] if worst_patient else None
+    failures = _failures(agreement, differing / pixels, mean_change, worst_change, tolerance)
+    return ParityReport(
+        agreement=agreement,
+        slices=slices,
+        pixels=pixels,
+        differing_pixels=differing,
+        largest_logit_difference=largest,
+        dice_change_mean=mean_change,
+        dice_change_worst=worst_change,
+        worst_patient=worst_patient,
+        passed=not failures,
+        failures=failures,
+        reference=reference_name,
+    )
+
+
+def _agreement(ious: list[float], names: list[str]) -> Agreement:
+    if not ious:
+        return Agreement(1.0, 1.0, 1.0, "", 0)
+    k = int(np.argmin(ious))
+    return Agreement(float(np.mean(ious)), float(np.percentile(ious, 5)), ious[k], names[k], len(ious))
+
+
+def _failures(
+    agreement: Agreement,
+    differing_share: float,
+    dice_change_mean: float | None,
+    dice_change_worst: float | None,
+    tolerance: Tolerance,
+) -> tuple[str, ...]:
+    failures = []
+    if agreement.slices == 0:
+        failures.append("neither engine marks anything in these slices: give slices with an abnormality")
+    if differing_share > tolerance.differing_share:
+        failures.append(f"{differing_share:.2e} of the pixels differ, at most {tolerance.differing_share:.0e} may")
+    for what, value, bound in (
+        ("mean", agreement.mean, tolerance.mean),
+        ("5th percentile of", agreement.fifth_percentile, tolerance.fifth_percentile),
+        (f"worst ({agreement.worst_slice})", agreement.worst, tolerance.worst),
+    ):
+        if value < bound:
+            failures.append(f"{what} agreement is {value:.4f}, at least {bound} is needed")
+    for what, change, allowed in (
+        ("mean over patients", dice_change_mean, tolerance.dice_loss_mean),
+        ("worst patient", dice_change_worst, tolerance.dice_loss_worst),
+    ):
+        if change is not None and -change > allowed:
+            failures.append(f"Dice falls by {-change:.4f} ({what}), at most {allowed} may be lost")
+    return tuple(failures)

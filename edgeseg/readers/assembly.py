@@ -1,0 +1,90 @@
+"""From recognised series to a `Study`: FLAIR is needed, a T1 that cannot be used is left out and said so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from edgeseg.errors import StudyError
+from edgeseg.readers import alignment
+from edgeseg.readers.sequences import Choice, SeriesFacts, choose
+from edgeseg.types import ChannelName, ChannelOrigin, Study, Volume
+
+
+def assemble(
+    *,
+    uid: str,
+    name: str,
+    source: Literal["dicom", "nifti"],
+    series: Sequence[SeriesFacts],
+    load: Callable[[int], Volume],
+    warnings: Sequence[str] = (),
+) -> Study:
+    """Choose the three sequences, read them, and bring T1s onto the FLAIR grid.
+
+    Parameters
+    ----------
+    uid, name, source
+        As in `Study`.
+    series
+        What is known of each series.
+    load
+        Reads the volume of the series at a position of `series`; raises StudyError where it cannot be used.
+    warnings
+        Sentences that the study carries already.
+
+    Returns
+    -------
+    Study
+        Without headers.
+
+    Raises
+    ------
+    StudyError
+        No series is FLAIR, or the FLAIR series cannot be used.
+    """
+    choice = choose(series)
+    chosen = choice.series["flair"]
+    if chosen is None:  # pragma: no cover - choose() raises instead
+        raise StudyError("no FLAIR among the series")
+    flair = load(chosen)
+    origins = {"flair": ChannelOrigin("own", series[chosen].label, choice.reasons["flair"])}
+    notes = [*warnings, *choice.warnings]
+    pre, origins["pre"] = _t1("pre", choice, series, load, flair, notes)
+    post, origins["post"] = _t1("post", choice, series, load, flair, notes)
+    channels: dict[ChannelName, ChannelOrigin] = {name: origins[name] for name in ("pre", "flair", "post")}
+    return Study(
+        uid=uid,
+        name=name,
+        source=source,
+        flair=flair,
+        pre=pre,
+        post=post,
+        channels=channels,
+        warnings=tuple(notes),
+    )
+
+
+def _t1(
+    channel: Literal["pre", "post"],
+    choice: Choice,
+    series: Sequence[SeriesFacts],
+    load: Callable[[int], Volume],
+    flair: Volume,
+    notes: list[str],
+) -> tuple[Volume | None, ChannelOrigin]:
+    """One T1 on the FLAIR grid, or None with the reason; what a person should read is added to the notes."""
+    chosen, reason = choice.series[channel], choice.reasons[channel]
+    if chosen is None:
+        return None, ChannelOrigin("flair", "", reason)
+    label = series[chosen].label
+    try:
+        moving = load(chosen)
+    except StudyError as error:
+        notes.append(f"The T1 in {label} was left out: {error}")
+        return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read")
+    aligned = alignment.align(moving, flair)
+    if aligned.alignment.method in ("registered", "left out"):
+        notes.append(f"The T1 in {label}: {aligned.clause}.")
+    filled: Literal["own", "flair"] = "flair" if aligned.volume is None else "own"
+    return aligned.volume, ChannelOrigin(filled, label, f"{reason}; {aligned.clause}", aligned.alignment)

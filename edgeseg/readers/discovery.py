@@ -1,0 +1,220 @@
+"""What studies a path holds: DICOM by StudyInstanceUID, TIFF and NIfTI by folder.
+
+One bad study does not keep the others from being found: what is wrong with a study is said when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from edgeseg.errors import StudyError
+from edgeseg.readers import nifti, tiff
+from edgeseg.readers.series import read_header
+from edgeseg.types import Study
+
+_WANTED = "Give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), or with NIfTI files."
+_NO_IMAGES = frozenset(
+    (
+        *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
+        *(".log", ".yaml", ".yml", ".zip", ".gz", ".py", ".sh", ".bval", ".bvec"),
+    )
+)
+_RESULT_FILES = ("report.json", "report.html")
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The files of one study.
+
+    Parameters
+    ----------
+    name
+        Name of the study's output folder, unlike that of any other study found with it.
+    kind
+        Kind of files.
+    root
+        Folder that holds them.
+    files
+        The files, sorted by path.
+    uid
+        StudyInstanceUID for DICOM, the folder's name otherwise.
+    warnings
+        Sentences on files that were skipped.
+    """
+
+    name: str
+    kind: Literal["dicom", "tiff", "nifti"]
+    root: Path
+    files: tuple[Path, ...]
+    uid: str
+    warnings: tuple[str, ...] = ()
+
+
+def find_studies(path: Path) -> list[StudyFiles]:
+    """Find the studies in a folder, or in a folder of several studies.
+
+    Parameters
+    ----------
+    path
+        A folder with any mix of kinds at any depth, or a single image file.
+
+    Returns
+    -------
+    list of StudyFiles
+        Sorted by folder; at least one.
+
+    Raises
+    ------
+    StudyError
+        The path is missing, or holds nothing that can be read: the message names what was found.
+    """
+    if not path.exists():
+        raise StudyError(f"{path} does not exist. {_WANTED}")
+    files = [path] if path.is_file() else list(_walk(path))
+    if not files:
+        raise StudyError(f"{path} is empty. {_WANTED}")
+    folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
+    candidates = []
+    for file in files:
+        kind = _kind(file)
+        if kind == "dicom":
+            candidates.append(file)
+        elif kind is not None:
+            folders.setdefault((kind, file.parent), []).append(file)
+    studies, unreadable = _dicom_studies(candidates)
+    for (kind, folder), members in folders.items():
+        name = nifti_name(path) if path.is_file() and kind == "nifti" else folder.resolve().name or "study"
+        studies.append(StudyFiles(name, kind, folder, tuple(members), name))
+    if not studies:
+        raise StudyError(_nothing(path, files, unreadable))
+    return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
+
+
+def read_study(files: StudyFiles) -> Study:
+    """Read a study that was found.
+
+    Parameters
+    ----------
+    files
+        As `find_studies` gave it.
+
+    Returns
+    -------
+    Study
+        FLAIR, and the T1s on its grid.
+
+    Raises
+    ------
+    StudyError
+        The images are unreadable, incomplete, or hold no FLAIR.
+    """
+    from edgeseg.readers import dicom
+
+    if files.kind == "dicom":
+        return dicom.read_study(files.name, files.uid, files.files, files.warnings)
+    if files.kind == "tiff":
+        return tiff.read_study(files.name, files.files)
+    return nifti.read_study(files.name, files.files)
+
+
+def nifti_name(path: Path) -> str:
+    """Name of a study that is a single NIfTI file."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, sorted, without hidden ones and without edgeseg's own results."""
+    for folder, names, files in os.walk(root):
+        inside = Path(folder)
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".")
+            and name != "edgeseg-output"
+            and not all((inside / name / result).is_file() for result in _RESULT_FILES)
+        )
+        yield from (inside / file for file in sorted(files) if not file.startswith("."))
+
+
+def _kind(path: Path) -> Literal["dicom", "tiff", "nifti"] | None:
+    """Kind of file by its name; everything that is not something else may be DICOM."""
+    name = path.name.lower()
+    if name.endswith(tiff.SUFFIXES):
+        return "tiff"
+    if name.endswith(nifti.SUFFIXES):
+        return "nifti"
+    if path.suffix.lower() in _NO_IMAGES or name == "dicomdir":
+        return None
+    return "dicom"
+
+
+def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[Path]]:
+    """DICOM files by study, and the files that cannot be read as DICOM."""
+    found: dict[str, list[Path]] = {}
+    unreadable = []
+    for path in candidates:
+        header = read_header(path, ("StudyInstanceUID",))
+        if header is None:
+            unreadable.append(path)
+        else:
+            found.setdefault(str(header.StudyInstanceUID), []).append(path)
+    studies = []
+    for uid, members in found.items():
+        root = Path(os.path.commonpath([str(member.parent) for member in members]))
+        skipped = [path for path in unreadable if root in path.parents]
+        notes = (_skipped(skipped),) if skipped else ()
+        name = hashlib.sha256(uid.encode()).hexdigest()[:12]
+        studies.append(StudyFiles(name, "dicom", root, tuple(members), uid, notes))
+    return studies, unreadable
+
+
+def _skipped(paths: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    verb = "file is" if len(paths) == 1 else "files are"
+    return f"{len(paths)} {verb} not DICOM, or truncated, and left aside ({names})."
+
+
+def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> str:
+    """What is there instead of images."""
+    if not unreadable:
+        endings = sorted({file.suffix or "no ending" for file in files})
+        return f"{path} holds no MR images: {len(files)} files were found ({', '.join(endings[:5])}). {_WANTED}"
+    example = unreadable[0]
+    return (
+        f"{path} holds no MR images that can be read: {example.name} {_diagnosis(example)}"
+        f"{f', and {len(unreadable) - 1} more like it' if len(unreadable) > 1 else ''}. Copy the files again. {_WANTED}"
+    )
+
+
+def _diagnosis(path: Path) -> str:
+    """Why a file is not DICOM."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if not start:
+        return "is empty"
+    if start[128:132] == b"DICM":
+        return "is DICOM, but truncated in its header or without a StudyInstanceUID"
+    text = all(byte in b"\t\n\r\f\b" or byte >= 32 for byte in start)
+    return "is a text file, not DICOM" if text else "is not DICOM"
+
+
+def _unique(studies: list[StudyFiles], path: Path) -> list[StudyFiles]:
+    """Make names unlike each other: the first keeps its own, others get digits that hang on their folder alone."""
+    taken: set[str] = set()
+    result = []
+    for study in studies:
+        name = study.name
+        if name in taken:
+            place = os.path.relpath(study.root, path) + study.kind
+            name = f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
+        taken.add(name)
+        result.append(replace(study, name=name))
+    return result

@@ -1,0 +1,233 @@
+"""One study through one engine: the straight line from files to files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgeseg import backends, bundle, preprocess, readers, writers
+from edgeseg.errors import InputError, OutputError, ParityError
+from edgeseg.types import Manifest, Segmentation, Study
+from edgeseg.writers.report import to_dict
+
+_PACKAGES = ("numpy", "pillow", "pydicom", "highdicom", "SimpleITK", "openvino")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OpenEngine:
+    """A running engine and the manifest of the bundle that it came from."""
+
+    manifest: Manifest
+    engine: backends.Engine
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished study: what was read and found, and the files written (relative to ``folder``)."""
+
+    study: Study
+    segmentation: Segmentation
+    folder: Path
+    files: tuple[str, ...]
+    facts: writers.ReportFacts
+
+    def report(self) -> dict[str, Any]:
+        """What ``report.json`` says, as plain values."""
+        return to_dict(self.segmentation, self.study, self.facts, self.files)
+
+
+@contextmanager
+def open_engine(
+    name: str = bundle.DEFAULT_ENGINE,
+    backend: str | None = None,
+    device: str = "auto",
+    allow_unverified: bool = False,
+) -> Iterator[OpenEngine]:
+    """Verify and compile a bundle; close it at the end.
+
+    Parameters
+    ----------
+    name
+        A bundle's folder or the name of a shipped one.
+    backend, device
+        As in `edgeseg.backends.open_engine`.
+    allow_unverified
+        Serve an engine that failed parity, or was never checked.
+
+    Raises
+    ------
+    InputError
+        When there is no such bundle, backend or device.
+    EngineError
+        When the bundle is damaged.
+    ParityError
+        When its masks are not known to be the PyTorch model's.
+    """
+    manifest, content = bundle.read(bundle.find(name))
+    if not allow_unverified:
+        _check_parity(manifest)
+    with backends.open_engine(manifest, content, backend, device) as engine:
+        yield OpenEngine(manifest, engine)
+
+
+def _check_parity(manifest: Manifest) -> None:
+    remedy = "build the engine again, or accept it as it is with --allow-unverified"
+    if manifest.parity is None:
+        raise ParityError(f"{manifest.name} was never compared with the PyTorch model: {remedy}")
+    if not manifest.parity.passed:
+        raise ParityError(f"{manifest.name} failed parity ({manifest.parity.failures[0]}): {remedy}")
+
+
+def segment(
+    files: readers.StudyFiles,
+    opened: OpenEngine,
+    output: Path,
+    formats: tuple[str, ...] | None = None,
+    say: Say = lambda _: None,
+) -> Result:
+    """Segment one study and write the results to ``output/<study>/``: all of them, or none.
+
+    Parameters
+    ----------
+    files
+        From `edgeseg.readers.find_studies`.
+    opened
+        From `open_engine`.
+    output
+        Folder that the study's own folder goes into.
+    formats
+        Names from `edgeseg.writers.FORMATS`; None takes the study's defaults.
+    say
+        Called with the name of each step.
+
+    Raises
+    ------
+    StudyError
+        When the study cannot be used.
+    OutputError
+        When the results cannot be written.
+    InputError
+        When the study cannot have a format that was asked for.
+    """
+    timings: dict[str, float] = {}
+    with staging(output, files.name) as stage:
+        with _timed("read", timings, say):
+            study = readers.read_study(files)
+        chosen = formats or writers.default_formats(study)
+        writers.check_formats(study, chosen)
+        with _timed("preprocess", timings, say):
+            given = preprocess.to_network(study, opened.manifest.preprocessing)
+        with _timed("network", timings, say):
+            logits = opened.engine.predict_logits(given.slices)
+        with _timed("postprocess", timings, say):
+            found = preprocess.to_segmentation(logits, study, given.mapping, opened.manifest.threshold)
+        found = replace(found, timings_ms=timings)
+        say("write")
+        try:
+            facts = _facts(opened)
+            names = writers.write(found, study, chosen, stage, facts)
+            folder = publish(stage, output / study.name)
+        except OSError as error:
+            raise OutputError(f"cannot write to {output} ({error.strerror}): give another folder with -o") from error
+    return Result(study, found, folder, tuple(names), facts)
+
+
+@contextmanager
+def _timed(step: str, timings: dict[str, float], say: Say) -> Iterator[None]:
+    say(step)
+    started = time.perf_counter()
+    yield
+    timings[step] = 1000 * (time.perf_counter() - started)
+
+
+def _facts(opened: OpenEngine) -> writers.ReportFacts:
+    manifest, engine = opened.manifest, opened.engine
+    runtime, _, version = engine.runtime.rpartition(" ")
+    described = {
+        "name": manifest.name,
+        "sha256": manifest.sha256,
+        "precision": manifest.precision,
+        "inference_precision": engine.inference_precision,
+        "runtime": runtime,
+        "runtime_version": version,
+        "device": engine.device,
+        "weights_sha256": manifest.weights_sha256,
+        "parity": "passed" if manifest.parity and manifest.parity.passed else "unverified",
+        "licence": manifest.licence,
+    }
+    versions = {package: metadata.version(package) for package in _PACKAGES}
+    return writers.ReportFacts(described, asdict(manifest.preprocessing), manifest.threshold, versions)
+
+
+@contextmanager
+def staging(output: Path, name: str) -> Iterator[Path]:
+    """A folder beside the final one to write into; it is gone afterwards, whatever happened.
+
+    Raises
+    ------
+    OutputError
+        When ``output`` cannot be written to.
+    """
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{name[:40]}-", suffix=".part", dir=output))
+    except OSError as error:
+        raise OutputError(f"cannot write to {output} ({error.strerror}): give another folder with -o") from error
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def publish(stage: Path, folder: Path) -> Path:
+    """Move every file of ``stage`` into ``folder``, the report last, and drop what an earlier run left there.
+
+    Only files that an earlier ``report.json`` lists are dropped; anything else in the folder stays.
+    """
+    folder.mkdir(exist_ok=True)
+    earlier = _earlier_files(folder)
+    (folder / "report.json").unlink(missing_ok=True)
+    new = sorted(
+        (path.relative_to(stage) for path in stage.rglob("*") if path.is_file()),
+        key=lambda path: (path.name == "report.json", path),
+    )
+    for old in earlier - {path.as_posix() for path in new}:
+        (folder / old).unlink(missing_ok=True)
+    for path in new:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (stage / path).replace(folder / path)
+    return folder
+
+
+def _earlier_files(folder: Path) -> set[str]:
+    try:
+        listed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    inside = {str(name) for name in listed}
+    return {name for name in inside if not Path(name).is_absolute() and ".." not in Path(name).parts}
+
+
+def check_output(study: Path, output: Path) -> None:
+    """Refuse an output folder inside the input: a second run would read its own masks.
+
+    Raises
+    ------
+    InputError
+        When ``output`` is ``study`` or lies inside it.
+    """
+    if study.is_dir() and output.resolve().is_relative_to(study.resolve()):
+        raise InputError(f"the output folder {output} lies inside the input {study}: give a folder outside it with -o")

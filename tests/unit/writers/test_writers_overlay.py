@@ -1,0 +1,164 @@
+"""Pictures: which way up, square pixels, the outline at the mask's edge, and which slices are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeseg.types import Geometry, Segmentation, Study, Volume
+from edgeseg.writers import ReportFacts, write
+from edgeseg.writers.display import OUTLINE, display_plane, draw_outline, grey_picture, shown_size, window
+from edgeseg.writers.overlay import choose_slices
+
+FACTS = ReportFacts(engine={"name": "test-fp32"}, preprocessing={}, threshold=0.5)
+LEFT, POSTERIOR, HEAD = np.eye(3)
+GROWS = {
+    "axial": (HEAD, POSTERIOR, LEFT),
+    "axial, all turned": (-HEAD, -POSTERIOR, -LEFT),
+    "axial, rows across": (HEAD, LEFT, POSTERIOR),
+    "coronal": (POSTERIOR, -HEAD, LEFT),
+    "coronal, turned": (-POSTERIOR, HEAD, -LEFT),
+    "sagittal": (LEFT, -HEAD, POSTERIOR),
+    "sagittal, rows across": (-LEFT, -POSTERIOR, HEAD),
+}
+"""Directions in which slice, row and column indices grow."""
+
+SHOWN = {
+    "axial": (POSTERIOR, LEFT, "R", "L"),
+    "coronal": (-HEAD, LEFT, "R", "L"),
+    "sagittal": (-HEAD, POSTERIOR, "A", "P"),
+}
+"""Directions down and to the right in the picture, and the letters at its left and right."""
+
+
+def _geometry(name: str) -> Geometry:
+    return Geometry(np.array([3.0, 4.0, 5.0]), np.array([4.0, 1.0, 2.0]), np.stack(GROWS[name], axis=1))
+
+
+@pytest.mark.parametrize("name", GROWS)
+def test_every_acquisition_is_shown_the_radiologists_way(name: str) -> None:
+    """The voxel that lies furthest down and right in the patient is at the picture's lower right corner."""
+    geometry = _geometry(name)
+    down, right, letter_left, letter_right = SHOWN[name.split(",", maxsplit=1)[0]]
+    rows, columns = 3, 5
+    index = np.stack(np.meshgrid([1], range(rows), range(columns), indexing="ij"), axis=-1)[0].astype(float)
+    place = geometry.position_mm(index)
+    plane = display_plane(geometry)
+    shown_down, shown_right = plane.turn(place @ down), plane.turn(place @ right)
+    assert (np.diff(shown_down, axis=0) > 0).all()
+    assert (np.diff(shown_right, axis=1) > 0).all()
+    assert (plane.left, plane.right) == (letter_left, letter_right)
+    assert abs(np.diff(shown_down, axis=0)[0, 0]) == plane.height_mm
+    assert abs(np.diff(shown_right, axis=1)[0, 0]) == plane.width_mm
+
+
+def test_tilted_slices_count_as_the_nearest_plane() -> None:
+    """A grid tilted by 17 degrees is still axial."""
+    a = np.deg2rad(17)
+    tilt = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    geometry = Geometry(np.zeros(3), np.ones(3), tilt @ np.stack(GROWS["axial"], axis=1))
+    plane = display_plane(geometry)
+    assert (plane.transpose, plane.flip_vertical, plane.flip_horizontal, plane.left) == (False, False, False, "R")
+
+
+def test_pixels_are_shown_square() -> None:
+    """Forty rows of 1 mm and forty columns of 2 mm make a picture twice as wide as high."""
+    assert shown_size(display_plane(_geometry("axial")), (40, 40), 640) == (640, 320)
+    assert shown_size(display_plane(_geometry("axial, rows across")), (40, 40), 640) == (320, 640)
+
+
+def test_files_have_no_letters_where_nothing_says_the_side() -> None:
+    """A TIFF is shown as it is stored."""
+    plane = display_plane(None)
+    assert (plane.left, plane.right, plane.transpose) == ("", "", False)
+
+
+def test_outline_runs_along_the_edge_of_the_mask() -> None:
+    """Amber within two pixels of the edge, grey elsewhere, inside and outside."""
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[8:20, 10:26] = True
+    plane = display_plane(None)
+    picture = grey_picture(np.full((32, 32), 0.5, np.float32), (0.0, 1.0), plane, (320, 320))
+    draw_outline(picture, mask, plane)
+    pixels = np.asarray(picture).astype(int)
+    amber = (pixels[..., 0] - pixels[..., 2]) > 100
+    rows, columns = np.nonzero(amber)
+    assert (rows.min(), rows.max()) == pytest.approx((79.5, 199.5), abs=2.5)
+    assert (columns.min(), columns.max()) == pytest.approx((99.5, 259.5), abs=2.5)
+    assert tuple(pixels[80, 180]) == pytest.approx(OUTLINE, abs=40)
+    assert not amber[86:194, 106:254].any()
+
+
+@pytest.mark.parametrize("corner", [0, 15])
+def test_a_single_pixel_gets_an_outline(corner: int) -> None:
+    """Nothing that counts in the volume is invisible, at the picture's border neither."""
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[corner, corner] = True
+    plane = display_plane(None)
+    picture = grey_picture(np.zeros((16, 16), np.float32), (0.0, 1.0), plane, (208, 208))
+    draw_outline(picture, mask, plane, thickness_px=1)
+    pixels = np.asarray(picture).astype(int)
+    assert ((pixels[..., 0] - pixels[..., 2]) > 100).sum() > 10
+
+
+def test_window_of_strange_volumes() -> None:
+    """Constant, or not a number: no division by zero."""
+    for volume in (np.zeros((2, 4, 4), np.float32), np.full((2, 4, 4), np.nan, np.float32)):
+        low, high = window(volume)
+        assert high > low
+
+
+@pytest.mark.parametrize(
+    ("total", "marked"), [(12, range(3, 5)), (160, range(50, 80)), (160, range(10, 150)), (90, [])]
+)
+def test_contact_sheet_shows_marked_slices_first(total: int, marked: Any) -> None:
+    """At most forty, all marked ones among them while they fit, in order."""
+    flags = np.zeros(total, dtype=bool)
+    flags[list(marked)] = True
+    chosen = choose_slices(flags)
+    assert len(chosen) == min(total, 40)
+    assert chosen == sorted(set(chosen))
+    assert flags[chosen].sum() == min(flags.sum(), 40)
+
+
+def _study(source: Any, geometry: Geometry | None, empty: bool = False) -> tuple[Segmentation, Study]:
+    mask = np.zeros((3, 24, 20), dtype=bool)
+    mask[1, 4:9, 5:12] = not empty
+    voxels = np.random.default_rng(7).normal(100, 20, mask.shape).astype(np.float32)
+    area = int(mask.sum())
+    flair = Volume(voxels, geometry, ("p_1", "p_2", "p_3"))
+    volume_ml = None if geometry is None else area * geometry.voxel_ml
+    areas_mm2 = None if geometry is None else (0.0, area * 2.0, 0.0)
+    segmentation = Segmentation(mask, mask.astype(np.float32), (0, area, 0), volume_ml, areas_mm2)
+    return segmentation, Study("p", "p", source, flair, None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "expected"),
+    [("tiff", None, "overlay/p_2.png"), ("nifti", "axial", "overlay/slice-002.png")],
+)
+def test_pictures_are_written_for_marked_slices_only(
+    tmp_path: Path, source: str, name: str | None, expected: str
+) -> None:
+    """The contact sheet shows the rest."""
+    segmentation, study = _study(source, _geometry(name) if name else None)
+    files = write(segmentation, study, ["overlay"], tmp_path, FACTS)
+    assert files == ["overlay/contact-sheet.png", expected]
+    with Image.open(tmp_path / expected) as picture:
+        assert picture.height > 2 * 24
+    with Image.open(tmp_path / files[0]) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    assert ((pixels[..., 0] - pixels[..., 2]) > 100).sum() > 100
+
+
+def test_an_empty_mask_gives_the_contact_sheet_alone(tmp_path: Path) -> None:
+    """And nothing amber on it."""
+    segmentation, study = _study("tiff", None, empty=True)
+    assert write(segmentation, study, ["overlay"], tmp_path, FACTS) == ["overlay/contact-sheet.png"]
+    with Image.open(tmp_path / "overlay/contact-sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    assert not ((pixels[..., 0] - pixels[..., 2]) > 60).any()
