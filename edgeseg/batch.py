@@ -12,9 +12,10 @@ from edgeseg.errors import EdgesegError, OutputError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a study: a result, or the error that stopped it."""
+    """What became of a study: where it lies, and a result, or the error that stopped it."""
 
     name: str
+    root: Path
     result: segment.Result | None
     error: EdgesegError | None
 
@@ -42,8 +43,8 @@ def run(
     """
     for files in studies:
         try:
-            yield Outcome(files.name, segment.segment(files, opened, output, formats, say), None)
+            yield Outcome(files.name, files.root, segment.segment(files, opened, output, formats, say), None)
         except OutputError:
             raise
         except EdgesegError as error:
-            yield Outcome(files.name, None, error)
+            yield Outcome(files.name, files.root, None, error)

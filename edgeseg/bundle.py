@@ -112,7 +112,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = _from_json(raw)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"the bundle {folder.name} has no usable {MANIFEST} ({error}): {_REINSTALL}") from error
-    if Path(manifest.file).name != manifest.file:
+    if not isinstance(manifest.file, str) or Path(manifest.file).name != manifest.file:
         raise EngineError(f"the bundle {folder.name} names a file outside itself ({manifest.file}): do not use it")
     return manifest
 
@@ -143,7 +143,8 @@ def write(folder: Path, manifest: Manifest, content: bytes) -> None:
         raise EngineError("the manifest's hash is not that of the network file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
+        for earlier in (MANIFEST, PARITY):
+            (folder / earlier).unlink(missing_ok=True)
         _replace(folder / manifest.file, content)
         if manifest.parity is not None:
             _replace(folder / PARITY, _json(asdict(manifest.parity)))

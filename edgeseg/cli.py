@@ -93,7 +93,8 @@ def infer(
 def _print_outcome(console: Console, outcome: Outcome, alone: bool) -> None:
     if outcome.error is not None:
         if not alone:
-            console.fail(f"{outcome.name}: {outcome.error}")
+            said = str(outcome.error)
+            console.fail(f"{outcome.name}: {said}" if str(outcome.root) in said else f"{outcome.root}: {said}")
         return
     if outcome.result is not None:
         for warning in outcome.result.study.warnings:
@@ -108,7 +109,10 @@ def _conclude(console: Console, outcomes: list[Outcome], output: Path) -> None:
         console.result(
             {
                 "studies": [{"folder": str(r.folder), **r.report()} for r in done],
-                "failed": [{"study": outcome.name, "error": str(outcome.error)} for outcome in failed],
+                "failed": [
+                    {"study": outcome.name, "path": str(outcome.root), "error": str(outcome.error)}
+                    for outcome in failed
+                ],
             }
         )
     elif done:

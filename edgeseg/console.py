@@ -27,20 +27,20 @@ class Console:
         from rich.console import Console as Rich
 
         self.as_json = as_json
-        self._out = Rich(highlight=False)
-        self._err = Rich(stderr=True, highlight=False)
+        self._out = Rich(highlight=False, markup=False, emoji=False)
+        self._err = Rich(stderr=True, highlight=False, markup=False, emoji=False)
 
     def say(self, message: str) -> None:
         """Print a line for people."""
-        self._err.print(message, markup=False, soft_wrap=not self._err.is_terminal)
+        self._err.print(message, soft_wrap=not self._err.is_terminal)
 
     def warn(self, message: str) -> None:
         """Print a line that a person should read."""
-        self._err.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=not self._err.is_terminal)
+        self._err.print(f"warning: {message}", style="yellow", soft_wrap=not self._err.is_terminal)
 
     def fail(self, message: str) -> None:
         """Print why something did not work."""
-        self._err.print(f"error: {message}", style="red", markup=False, soft_wrap=not self._err.is_terminal)
+        self._err.print(f"error: {message}", style="red", soft_wrap=not self._err.is_terminal)
 
     def result(self, content: dict[str, Any]) -> None:
         """Print the result as JSON on standard output."""
@@ -65,8 +65,10 @@ class Console:
         if not self._err.is_terminal:
             yield lambda _: None
             return
-        with self._err.status(name) as status:
-            yield lambda step: status.update(f"{name}: {_STEPS.get(step, step)}")
+        from rich.markup import escape
+
+        with self._err.status(escape(name)) as status:
+            yield lambda step: status.update(f"{escape(name)}: {_STEPS.get(step, step)}")
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Any]:
@@ -74,12 +76,13 @@ class Console:
         if not self._err.is_terminal:
             yield lambda *_: None
             return
+        from rich.markup import escape
         from rich.progress import Progress
 
         with Progress(console=self._err, transient=True) as progress:
             task = progress.add_task(what)
             yield lambda name, done, total: progress.update(
-                task, description=f"{what} {name}", completed=done, total=total
+                task, description=f"{what} {escape(name)}", completed=done, total=total
             )
 
     @contextmanager

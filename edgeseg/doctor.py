@@ -20,8 +20,8 @@ class Finding:
 
 
 _EXTRAS = {
-    "training (PyTorch)": (("torch", "segmentation_models_pytorch"), "torch", "pip install 'edgeseg[train]'"),
-    "export (ONNX)": (("onnx", "onnxsim", "onnxscript"), "onnx", "pip install 'edgeseg[train,export]'"),
+    "PyTorch, to train": (("torch", "segmentation_models_pytorch"), "torch", "pip install 'edgeseg[train]'"),
+    "ONNX, to build engines": (("onnx", "onnxsim", "onnxscript"), "onnx", "pip install 'edgeseg[train,export]'"),
     "ONNX Runtime": (("onnxruntime",), "onnxruntime", "pip install 'edgeseg[export]'"),
 }
 _DECODERS = {
@@ -49,8 +49,16 @@ def _openvino() -> Finding:
 def _decoder(name: str) -> Finding:
     module, package = _DECODERS[name]
     if util.find_spec(module):
-        return Finding(name, True, metadata.version(package), "")
+        return Finding(name, True, _version(package), "")
     return Finding(name, False, "not installed", f"pip install {package}")
+
+
+def _version(package: str) -> str:
+    """Version of a distribution; a module may be there without one (from apt, or another build)."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "installed, version unknown"
 
 
 def _engines() -> list[Finding]:
@@ -74,5 +82,5 @@ def _extra(name: str) -> Finding:
     modules, package, remedy = _EXTRAS[name]
     missing = [module for module in modules if not util.find_spec(module)]
     if missing:
-        return Finding(name, False, f"{', '.join(missing)} not installed (not needed for infer)", remedy)
-    return Finding(name, True, metadata.version(package), "")
+        return Finding(name, False, "not installed", remedy)
+    return Finding(name, True, _version(package), "")

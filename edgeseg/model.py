@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.bundle import file_sha256
@@ -65,7 +67,7 @@ def save_weights(network: nn.Module, path: Path, facts: Mapping[str, str]) -> st
     ``facts`` becomes the file's metadata: at least ``architecture`` and ``encoder``, so that `load` needs no more.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     rounded = {
         name: (tensor.detach().cpu().half() if tensor.is_floating_point() else tensor.detach().cpu()).contiguous()
@@ -75,9 +77,19 @@ def save_weights(network: nn.Module, path: Path, facts: Mapping[str, str]) -> st
     if overflowing:
         raise EngineError(f"weights beyond the range of FP16, first in {overflowing[0]}: they cannot be shipped")
     partial = path.with_suffix(".part")
-    save_file(rounded, partial, metadata=dict(facts))
+    partial.write_bytes(_reproducible(save(rounded, metadata=dict(facts))))
     partial.replace(path)
     return file_sha256(path)
+
+
+def _reproducible(content: bytes) -> bytes:
+    """Sort a safetensors file's metadata: it is written in any order, and equal weights would have different hashes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
@@ -86,7 +98,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
     Raises
     ------
     InputError
-        When the file is missing, no safetensors file, or not written by edgeseg.
+        When the file is missing, no safetensors file, not written by edgeseg, or of another network than it says.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -104,7 +116,13 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
     if not {"architecture", "encoder"} <= facts.keys():
         raise InputError(f"{path} does not say which network it belongs to: give weights that edgeseg train wrote")
     network = build(facts["architecture"], facts["encoder"])
-    network.load_state_dict({n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()})
+    try:
+        network.load_state_dict({n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()})
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not hold the weights of the {facts['architecture']} with the encoder {facts['encoder']} that "
+            "it names: train or download it again"
+        ) from error
     return network.eval(), facts
 
 
@@ -182,11 +200,17 @@ def _load_from_file(network: Any, path: Path) -> str:
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise InputError(
+            f"{path} is damaged or holds no weights ({type(error).__name__}): download it again"
+        ) from error
     return state
 
 

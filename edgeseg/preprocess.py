@@ -22,7 +22,7 @@ from edgeseg.types import (
 )
 
 TISSUE_MEDIAN: dict[ChannelName, float] = {"pre": 52.0, "flair": 57.0, "post": 55.0}
-"""Median of the tissue in the training set's volumes, 0..255 (``benchmarks/intensity_rule.py`` measures it)."""
+"""What the tissue's median becomes, 0..255: near that of the training set (``benchmarks/intensity_rule.py``)."""
 
 
 def to_network(study: Study, preprocessing: Preprocessing) -> NetworkInput:
@@ -132,8 +132,8 @@ def grid_mapping(shape: tuple[int, ...], geometry: Geometry | None, size_px: int
         axes, flips = _nearest_axial(geometry)
         spacing = geometry.spacing_mm[list(axes)]
     height_mm, width_mm = shape[axes[1]] * spacing[1], shape[axes[2]] * spacing[2]
-    scale = size_px / max(height_mm, width_mm)
-    height, width = float(height_mm * scale), float(width_mm * scale)
+    longest_mm = max(height_mm, width_mm)
+    height, width = float(size_px * (height_mm / longest_mm)), float(size_px * (width_mm / longest_mm))
     return GridMapping(
         (shape[0], shape[1], shape[2]),
         axes,

@@ -137,7 +137,7 @@ def segment(
             names = writers.write(found, study, chosen, stage, facts)
             folder = publish(stage, output / study.name)
         except OSError as error:
-            raise OutputError(f"cannot write to {output} ({error.strerror}): give another folder with -o") from error
+            raise _unwritable(output, error) from error
     return Result(study, found, folder, tuple(names), facts)
 
 
@@ -182,7 +182,7 @@ def staging(output: Path, name: str) -> Iterator[Path]:
         output.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{name[:40]}-", suffix=".part", dir=output))
     except OSError as error:
-        raise OutputError(f"cannot write to {output} ({error.strerror}): give another folder with -o") from error
+        raise _unwritable(output, error) from error
     try:
         yield stage
     finally:
@@ -190,6 +190,10 @@ def staging(output: Path, name: str) -> Iterator[Path]:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _unwritable(output: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write to {output} ({error.strerror or error}): give another folder with -o")
 
 
 def publish(stage: Path, folder: Path) -> Path:
@@ -215,10 +219,14 @@ def publish(stage: Path, folder: Path) -> Path:
 def _earlier_files(folder: Path) -> set[str]:
     try:
         listed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]
+        return {str(name) for name in listed if _is_file_inside(folder, str(name))}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    inside = {str(name) for name in listed}
-    return {name for name in inside if not Path(name).is_absolute() and ".." not in Path(name).parts}
+
+
+def _is_file_inside(folder: Path, name: str) -> bool:
+    place = (folder / name).resolve()
+    return place.is_relative_to(folder.resolve()) and place.is_file()
 
 
 def check_output(study: Path, output: Path) -> None:

@@ -38,7 +38,9 @@ def open_engine(manifest: Manifest, content: bytes, backend: str | None = None, 
     """
     name = backend or manifest.runtimes[0]
     if name not in manifest.runtimes or name not in BACKENDS:
-        raise InputError(f"{manifest.name} is for {' or '.join(manifest.runtimes)}, not for {name}")
+        raise InputError(
+            f"{manifest.name} is for {' or '.join(manifest.runtimes)}, not for {name}: give one of these with --backend"
+        )
     target, remedy = BACKENDS[name]
     module, _, cls = target.partition(":")
     try:

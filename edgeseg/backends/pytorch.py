@@ -22,15 +22,14 @@ class PyTorchEngine(Engine):
         self.runtime = f"PyTorch {torch.__version__}"
         self.device = "CPU"
         self.inference_precision = "f32"
-        self._network: nn.Module | None = network.eval()
+        self._network: nn.Module = network.eval()
 
     def _run(self, slices: ByteArray) -> FloatArray:
         import torch
 
-        assert self._network is not None
         with torch.inference_mode():
             logits = self._network(torch.from_numpy(slices))
         return np.asarray(logits.numpy(), dtype=np.float32)
 
     def _release(self) -> None:
-        self._network = None
+        del self._network

@@ -81,10 +81,10 @@ def _t1(
     try:
         moving = load(chosen)
     except StudyError as error:
-        notes.append(f"The T1 in {label} was left out: {error}")
+        notes.append(f"the T1 in {label} was left out: {error}")
         return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read")
     aligned = alignment.align(moving, flair)
     if aligned.alignment.method in ("registered", "left out"):
-        notes.append(f"The T1 in {label}: {aligned.clause}.")
+        notes.append(f"the T1 in {label}: {aligned.clause}")
     filled: Literal["own", "flair"] = "flair" if aligned.volume is None else "own"
     return aligned.volume, ChannelOrigin(filled, label, f"{reason}; {aligned.clause}", aligned.alignment)

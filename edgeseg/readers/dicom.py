@@ -69,7 +69,7 @@ def read_study(name: str, uid: str, files: Sequence[Path], notes: Sequence[str] 
             warnings=(*notes, *more),
         )
     except StudyError as error:
-        raise StudyError(f"{error} {' '.join(notes)}".strip()) from error
+        raise StudyError("; ".join((str(error), *notes))) from error
     return replace(study, headers=_full_headers(ordered[loaded[0]]))
 
 
@@ -98,7 +98,7 @@ def order_frames(series: Series) -> tuple[Frame, ...]:
         (more_rows, more_columns), _ = max(sizes)
         raise StudyError(
             f"{label} has slices of unequal size ({columns} x {rows} and {more_columns} x {more_rows} pixels, or of "
-            "another pixel spacing): export the series again, without the odd slices."
+            "another pixel spacing): export the series again, without the odd slices"
         )
     normal = frames[0].normal
     placed = sorted(frames, key=lambda frame: float(normal @ frame.position_mm))
@@ -108,7 +108,7 @@ def order_frames(series: Series) -> tuple[Frame, ...]:
     aside = np.linalg.norm(offsets - np.outer(along - along[0], normal), axis=1).max()
     if aside > max(1.0, float(placed[0].spacing_mm.max())):
         raise StudyError(
-            f"{label} has slices that do not lie above each other ({aside:.1f} mm aside): export it as acquired."
+            f"{label} has slices that do not lie above each other ({aside:.1f} mm aside): export it as acquired"
         )
     return tuple(placed)
 
@@ -156,14 +156,16 @@ def geometry_of(frames: Sequence[Frame]) -> Geometry:
 def _check_distances(label: str, along_mm: Vector) -> None:
     """Refuse doubled and missing slices, by positions along the normal in ascending order."""
     if len(along_mm) < FEWEST_SLICES:
-        raise StudyError(f"{label} has {len(along_mm)} slices and edgeseg needs {FEWEST_SLICES} at least.")
+        raise StudyError(
+            f"{label} has {len(along_mm)} slices and edgeseg needs {FEWEST_SLICES} at least: export the whole series"
+        )
     distances = np.diff(along_mm)
     usual = float(np.median(distances[distances > 1e-3])) if (distances > 1e-3).any() else 0.0
     doubled = int((distances < GAP_TOLERANCE * usual).sum()) if usual else len(distances)
     if doubled:
         raise StudyError(
             f"{label} holds several images at the same place ({doubled} times), so it is a repeated or a mixed series: "
-            "keep one image for each slice."
+            "keep one image for each slice"
         )
     wrong = np.flatnonzero(np.abs(distances - usual) > GAP_TOLERANCE * usual)
     if wrong.size:
@@ -171,7 +173,7 @@ def _check_distances(label: str, along_mm: Vector) -> None:
         raise StudyError(
             f"{label} has a slice missing between slices {k + 1} and {k + 2} of {len(along_mm)} (at {along_mm[k]:.1f} "
             f"and {along_mm[k + 1]:.1f} mm along the slice normal, where {usual:.1f} mm apart is the rule): export the "
-            "whole series again."
+            "whole series again"
         )
 
 
@@ -184,7 +186,7 @@ def _decoded(path: Path) -> tuple[Dataset, Any]:
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, force=True)
             if int(dataset.get("SamplesPerPixel", 1)) != 1:
-                raise StudyError(f"{path} is a colour image, not an MR image as acquired: export the original series.")
+                raise StudyError(f"{path} is a colour image, not an MR image as acquired: export the original series")
             _name_syntax(dataset)
             _check_decoder(path, dataset)
             return dataset, dataset.pixel_array
@@ -193,7 +195,7 @@ def _decoded(path: Path) -> tuple[Dataset, Any]:
     except Exception as error:  # decoders raise whatever they like
         raise StudyError(
             f"{path} has a header that can be read and pixels that cannot (truncated or damaged): copy or export the "
-            "file again."
+            "file again"
         ) from error
 
 
@@ -225,7 +227,7 @@ def _check_decoder(path: Path, dataset: Dataset) -> None:
     if not available:
         raise StudyError(
             f"{path} is compressed as {syntax.name}, which edgeseg cannot decode here: export it as Explicit VR Little "
-            "Endian."
+            "Endian"
         )
 
 

@@ -17,14 +17,14 @@ from edgeseg.readers import nifti, tiff
 from edgeseg.readers.series import read_header
 from edgeseg.types import Study
 
-_WANTED = "Give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), or with NIfTI files."
+_WANTED = "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), or with NIfTI files"
 _NO_IMAGES = frozenset(
     (
         *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
         *(".log", ".yaml", ".yml", ".zip", ".gz", ".py", ".sh", ".bval", ".bvec"),
     )
 )
-_RESULT_FILES = ("report.json", "report.html")
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class StudyFiles:
     files
         The files, sorted by path.
     uid
-        StudyInstanceUID for DICOM, the folder's name otherwise.
+        StudyInstanceUID for DICOM ("" where no file says it), the folder's name otherwise.
     warnings
         Sentences on files that were skipped.
     """
@@ -74,10 +74,10 @@ def find_studies(path: Path) -> list[StudyFiles]:
         The path is missing, or holds nothing that can be read: the message names what was found.
     """
     if not path.exists():
-        raise StudyError(f"{path} does not exist. {_WANTED}")
+        raise StudyError(f"{path} does not exist: {_WANTED}")
     files = [path] if path.is_file() else list(_walk(path))
     if not files:
-        raise StudyError(f"{path} is empty. {_WANTED}")
+        raise StudyError(f"{path} is empty: {_WANTED}")
     folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
     candidates = []
     for file in files:
@@ -92,6 +92,7 @@ def find_studies(path: Path) -> list[StudyFiles]:
         studies.append(StudyFiles(name, kind, folder, tuple(members), name))
     if not studies:
         raise StudyError(_nothing(path, files, unreadable))
+    studies += _damaged(unreadable, [study.root for study in studies])
     return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
 
@@ -115,6 +116,8 @@ def read_study(files: StudyFiles) -> Study:
     """
     from edgeseg.readers import dicom
 
+    if files.kind == "dicom" and not files.uid:
+        raise StudyError(_nothing(files.root, files.files, files.files))
     if files.kind == "dicom":
         return dicom.read_study(files.name, files.uid, files.files, files.warnings)
     if files.kind == "tiff":
@@ -134,11 +137,17 @@ def _walk(root: Path) -> Iterator[Path]:
         names[:] = sorted(
             name
             for name in names
-            if not name.startswith(".")
-            and name != "edgeseg-output"
-            and not all((inside / name / result).is_file() for result in _RESULT_FILES)
+            if not name.startswith(".") and name != "edgeseg-output" and not _is_result(inside / name)
         )
         yield from (inside / file for file in sorted(files) if not file.startswith("."))
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder is what edgeseg wrote for a study."""
+    try:
+        return '"edgeseg_version"' in (folder / "report.json").read_text(encoding="utf-8")[:200]
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _kind(path: Path) -> Literal["dicom", "tiff", "nifti"] | None:
@@ -173,21 +182,32 @@ def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[P
     return studies, unreadable
 
 
+def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFiles]:
+    """Folders away from every study whose files should be DICOM and are not: reading them says what is wrong."""
+    folders: dict[Path, list[Path]] = {}
+    for path in unreadable:
+        if path.name.lower().endswith(_DICOM_ENDINGS) and not any(root in path.parents for root in roots):
+            folders.setdefault(path.parent, []).append(path)
+    return [StudyFiles(folder.name, "dicom", folder, tuple(files), "") for folder, files in folders.items()]
+
+
 def _skipped(paths: Sequence[Path]) -> str:
     names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
     verb = "file is" if len(paths) == 1 else "files are"
-    return f"{len(paths)} {verb} not DICOM, or truncated, and left aside ({names})."
+    return f"{len(paths)} {verb} not DICOM, or truncated, and left aside ({names})"
 
 
 def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> str:
     """What is there instead of images."""
     if not unreadable:
         endings = sorted({file.suffix or "no ending" for file in files})
-        return f"{path} holds no MR images: {len(files)} files were found ({', '.join(endings[:5])}). {_WANTED}"
+        found = f"{len(files)} files were found" if len(files) > 1 else "one file was found"
+        return f"{path} holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}"
     example = unreadable[0]
+    more = f", and {len(unreadable) - 1} more like it" if len(unreadable) > 1 else ""
     return (
-        f"{path} holds no MR images that can be read: {example.name} {_diagnosis(example)}"
-        f"{f', and {len(unreadable) - 1} more like it' if len(unreadable) > 1 else ''}. Copy the files again. {_WANTED}"
+        f"{path} holds no MR images that can be read ({example.name} {_diagnosis(example)}{more}): "
+        f"copy the files again, or {_WANTED}"
     )
 
 

@@ -28,7 +28,7 @@ def index(root: Path) -> list[Patient]:
     Raises
     ------
     InputError
-        When there is no patient, or an image has no mask.
+        When there is no patient, or an image has no mask, or a mask no image.
     """
     folder = root / "kaggle_3m" if (root / "kaggle_3m").is_dir() else root
     if not folder.is_dir():
@@ -40,11 +40,14 @@ def index(root: Path) -> list[Patient]:
 
 
 def _patient(folder: Path) -> Patient:
-    masks = sorted(folder.glob("*_mask.tif"), key=lambda path: int(path.stem.split("_")[-2]))
-    images = [path.with_name(path.name.replace("_mask.tif", ".tif")) for path in masks]
-    missing = [path.name for path in images if not path.is_file()]
-    if missing:
-        raise InputError(f"{folder.name}: the mask of {missing[0]} has no image beside it")
+    found = [path for path in folder.glob("*.tif") if not tiff.is_mask(path)]
+    images = sorted(found, key=tiff.slice_number)
+    masks = [path.with_name(f"{path.stem}_mask.tif") for path in images]
+    drawn = set(folder.glob("*_mask.tif"))
+    if missing := [path.name for path in masks if path not in drawn]:
+        raise InputError(f"{folder.name}: there is no {missing[0]} beside its image: copy the set again")
+    if left := sorted(path.name for path in drawn - set(masks)):
+        raise InputError(f"{folder.name}: the mask {left[0]} has no image beside it: copy the set again")
     return Patient(folder.name, tuple(images), tuple(masks))
 
 

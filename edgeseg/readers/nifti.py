@@ -23,7 +23,7 @@ from edgeseg.types import Study, Volume
 SUFFIXES = (".nii", ".nii.gz")
 
 _MASK_WORDS = ("mask", "seg", "label", "probability")
-_ADVICE = "For NIfTI the word counts that is in the file's name (flair, t1, t1ce) or in its JSON sidecar."
+_ADVICE = "(for NIfTI the word counts that is in the file's name, flair, t1 or t1ce, or in its JSON sidecar)"
 
 
 def read_study(name: str, files: Sequence[Path]) -> Study:
@@ -76,14 +76,15 @@ def read_volume(path: Path) -> Volume:
         image = sitk.ReadImage(str(path))
     except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
         raise StudyError(
-            f"{path} cannot be read as NIfTI (truncated, or not NIfTI): copy or convert it again."
+            f"{path} cannot be read as NIfTI (truncated, or not NIfTI): copy or convert it again"
         ) from error
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         size = " x ".join(str(n) for n in image.GetSize())
         raise StudyError(
-            f"{path} has {size} voxels and edgeseg reads three-dimensional ones: extract the volume that it needs."
+            f"{path} has {size} voxels and edgeseg reads three-dimensional ones: "
+            "extract the volume that it needs into a file of its own"
         )
     voxels, grid = geometry.from_image(image)
     if not np.isfinite(voxels).all():
@@ -91,7 +92,7 @@ def read_volume(path: Path) -> Volume:
     low, high = float(voxels.min()), float(voxels.max())
     if np.isin(voxels, (low, high)).all():
         raise StudyError(
-            f"{path} holds only the values {low:g} and {high:g}, so it is a mask or blank and no image: give the image."
+            f"{path} holds only the values {low:g} and {high:g}, so it is a mask or blank and no image: give the image"
         )
     return Volume(voxels, grid, (_stem(path),) * voxels.shape[0])
 

@@ -252,7 +252,7 @@ def choose(series: Sequence[SeriesFacts]) -> Choice:
     if len(flairs) > 1:
         warnings.append(
             f"{len(flairs)} series are FLAIR; {series[flair].label} was taken, with the clearest marks and then the "
-            f"most slices, and {', '.join(series[i].label for i in flairs[1:])} left aside."
+            f"most slices, and {', '.join(series[i].label for i in flairs[1:])} left aside"
         )
     chosen: dict[ChannelName, int | None] = {"flair": flair}
     reasons: dict[ChannelName, str] = {"flair": f"FLAIR by {kinds[flair].reason}"}
@@ -325,7 +325,7 @@ def _no_flair(kinds: Sequence[Recognised], contrast: dict[int, tuple[Literal["be
     found = ", ".join(f"{n} x {name}" if n > 1 else name for name, n in Counter(names).items())
     return (
         f"no FLAIR among {len(kinds)} series (found: {found}): edgeseg needs a FLAIR series and never guesses; "
-        "add the FLAIR series to the study's folder."
+        "add the FLAIR series to the study's folder"
     )
 
 

@@ -140,22 +140,22 @@ def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, .
     if not groups:
         raise StudyError(
             f"{len(headers)} MR images were found and none says where it lies (Image Position, Image Orientation and "
-            "Pixel Spacing are missing): export the original images, not screen captures."
+            "Pixel Spacing are missing): export the original images, not screen captures"
         )
     notes = []
     if copies:
-        notes.append(f"{copies} files are copies of other files of the study and were left aside.")
+        notes.append(f"{copies} files are copies of other files of the study and were left aside")
     return tuple(Series(tuple(frames), facts) for frames, facts in groups), tuple(notes)
 
 
 def _no_mr(modalities: Counter[str]) -> str:
     found = ", ".join(f"{count} {modality}" for modality, count in sorted(modalities.items()))
     if set(modalities) == {"CT"}:
+        count = "1 file" if modalities["CT"] == 1 else f"{modalities['CT']} files"
         return (
-            f"only CT images found ({modalities['CT']} files): edgeseg segments brain MR and needs a FLAIR series, "
-            "so give the MR study."
+            f"only CT images found ({count}): edgeseg segments brain MR and needs a FLAIR series, so give the MR study"
         )
-    return f"no MR images found (files by modality: {found or 'none'}): edgeseg needs an MR study with a FLAIR series."
+    return f"no MR images found (files by modality: {found or 'none'}): give an MR study with a FLAIR series"
 
 
 def _group(headers: dict[str, tuple[Path, Dataset]]) -> list[tuple[list[Frame], SeriesFacts]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def read_study(name: str, files: Sequence[Path]) -> Study:
     slices = read_slices(images)
     if not np.ptp(slices[..., CHANNELS.index("flair")]):
         raise StudyError(
-            f"{images[0].parent} has a blank FLAIR channel in all {len(images)} slices; "
-            "edgeseg expects RGB slices with channels T1 before contrast, FLAIR, T1 after contrast."
+            f"{images[0].parent} has a blank FLAIR channel in all {len(images)} slices: "
+            "give RGB slices whose channels are T1 before contrast, FLAIR, T1 after contrast"
         )
     ids = tuple(path.stem for path in images)
     volumes: dict[ChannelName, Volume | None] = {}
@@ -62,7 +63,7 @@ def read_study(name: str, files: Sequence[Path]) -> Study:
         volumes[channel] = Volume(slices[..., position].astype(np.float32), None, ids) if own else None
     flair = volumes["flair"]
     if flair is None:  # pragma: no cover - _origin always keeps FLAIR
-        raise StudyError(f"{images[0].parent} holds no FLAIR.")
+        raise StudyError(f"{images[0].parent} holds no FLAIR")
     return Study(
         uid=name,
         name=name,
@@ -85,26 +86,26 @@ def ordered_images(files: Sequence[Path]) -> tuple[Path, ...]:
     """
     images = [path for path in files if not is_mask(path)]
     if not images:
-        where = files[0].parent if files else "The folder"
+        where = files[0].parent if files else "the folder"
         raise StudyError(
-            f"{where} holds only masks (*_mask.tif): give the folder with the images themselves, named {NAMING}."
+            f"{where} holds only masks (*_mask.tif): give the folder with the images themselves, named {NAMING}"
         )
     patients = sorted({_parse(path)[0] for path in images})
     if len(patients) > 1:
         raise StudyError(
             f"{images[0].parent} holds slices of {len(patients)} patients or series ({patients[0]}, {patients[1]}"
-            f"{', ...' if len(patients) > 2 else ''}): put each into a folder of its own."
+            f"{', ...' if len(patients) > 2 else ''}): put each into a folder of its own"
         )
     images.sort(key=slice_number)
     numbers = [slice_number(path) for path in images]
     for before, after, path in zip(numbers, numbers[1:], images[1:], strict=False):
         if after == before:
-            raise StudyError(f"{path.parent} holds slice number {after} twice: remove one of the two files.")
+            raise StudyError(f"{path.parent} holds slice number {after} twice: remove one of the two files")
         if after > before + 1:
             missing = str(before + 1) if after == before + 2 else f"{before + 1} to {after - 1}"
             raise StudyError(
                 f"{path.parent} has slices {numbers[0]} to {numbers[-1]}, but number {missing} is missing: "
-                "copy the whole series again."
+                "copy the whole series again"
             )
     return tuple(images)
 
@@ -126,18 +127,27 @@ def read_slices(files: Sequence[Path]) -> ByteArray:
     Raises
     ------
     StudyError
-        A file cannot be read, is not 8-bit RGB or greyscale, is a mask, or differs in size from the first.
+        A file cannot be read, is not 8-bit RGB or greyscale, is a mask, or differs in size or kind from the first.
     """
     slices: list[ByteArray] = []
     for path in files:
-        pixels = _read_image(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file Pillow warns besides, and the error says enough
+            pixels = _read_image(path)
+        if slices and pixels.ndim != slices[0].ndim:
+            kinds = {2: "greyscale", 3: "RGB"}
+            raise StudyError(
+                f"{path} is {kinds[pixels.ndim]} and {files[0].name} is {kinds[slices[0].ndim]}, so one of them is a "
+                "mask or of another series: give slices of one kind"
+            )
         if slices and pixels.shape != slices[0].shape:
             raise StudyError(
                 f"{path} has {_size(pixels)} pixels and {files[0].name} has {_size(slices[0])}: "
-                "the slices of a series must be of equal size, so leave the odd ones out or export them again."
+                "the slices of a series must be of equal size, so leave the odd ones out or export them again"
             )
         slices.append(pixels)
-    return np.stack(slices)
+    stacked = np.stack(slices)
+    return np.repeat(stacked[..., np.newaxis], 3, axis=3) if stacked.ndim == 3 else stacked
 
 
 def slice_number(path: Path) -> int:
@@ -161,13 +171,13 @@ def _parse(path: Path) -> tuple[str, int]:
     match = _NUMBERED.match(path.stem)
     if match is None:
         raise StudyError(
-            f"{path} has no slice number in its name: name the slices {NAMING} (for example case_1.tif, case_2.tif)."
+            f"{path} has no slice number in its name: name the slices {NAMING} (for example case_1.tif, case_2.tif)"
         )
     return match["patient"] or "", int(match["number"])
 
 
 def _read_image(path: Path) -> ByteArray:
-    """One slice, (row, column, 3) uint8."""
+    """One slice, (row, column, 3) or (row, column) uint8."""
     try:
         with Image.open(path, formats=("TIFF",)) as image:
             frames = getattr(image, "n_frames", 1)
@@ -179,7 +189,7 @@ def _read_image(path: Path) -> ByteArray:
         bits = _bits_per_sample(path)
         if not bits or bits == 8:
             raise StudyError(
-                f"{path} cannot be read as a TIFF image (truncated, or not a TIFF): copy or export it again."
+                f"{path} cannot be read as a TIFF image (truncated, or not a TIFF): copy or export it again"
             ) from error
         mode, frames = f"{bits}-bit", 1
     raise StudyError(_refusal(path, mode, frames))
@@ -188,25 +198,25 @@ def _read_image(path: Path) -> ByteArray:
 def _refusal(path: Path, mode: str, frames: int) -> str:
     """Why an image that can be read cannot be used."""
     if frames > 1:
-        return f"{path} holds {frames} pages: save each slice as a file of its own, named {NAMING}."
+        return f"{path} holds {frames} pages: save each slice as a file of its own, named {NAMING}"
     if mode == "1":
-        return f"{path} is a black-and-white image, so a mask: give the images themselves."
+        return f"{path} is a black-and-white image, so a mask: give the images themselves"
     bits = {"F": "32-bit float", "I": "32-bit"}.get(mode, "16-bit" if mode.startswith("I;16") else mode)
     return (
         f"{path} is a {bits} TIFF and edgeseg reads 8-bit RGB or greyscale ones: "
-        "export it with 8 bits a channel, or give the original DICOM files."
+        "export it with 8 bits a channel, or give the original DICOM files"
     )
 
 
 def _checked(path: Path, pixels: ByteArray) -> ByteArray:
-    """Refuse a mask in place of an image, and give greyscale its three channels."""
+    """Refuse a mask in place of an image."""
     used = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
     if used.tolist() == [0, 255]:
         raise StudyError(
             f"{path} holds only the values 0 and 255, so it is a mask and no image: "
-            f"give the images, and name masks {NAMING.replace('.tif', '_mask.tif')}."
+            f"give the images, and name masks {NAMING.replace('.tif', '_mask.tif')}"
         )
-    return np.repeat(pixels[..., np.newaxis], 3, axis=2) if pixels.ndim == 2 else pixels
+    return pixels
 
 
 def _origin(slices: ByteArray, position: int) -> ChannelOrigin:

@@ -48,8 +48,8 @@ def write_card(
 Patients held back for validation: {held_back}.
 
 Training: {last["number"]} of {config.epochs} epochs, batch {config.batch_size}, AdamW, learning rate
-{config.learning_rate:g}, {config.schedule} schedule, seed {seed}, intensities "{config.intensity}", edgeseg {__version__}.
-All settings: `config.yaml` of the run.
+{config.learning_rate:g}, {config.schedule} schedule, seed {seed}, intensities "{config.intensity}",
+edgeseg {__version__}. All settings: `config.yaml` of the run.
 
 ## Figures of the last epoch, before rounding to FP16
 
@@ -73,6 +73,6 @@ def _figures(validation: dict[str, Any]) -> str:
             f"| IoU, mean over slices with an abnormality | {validation['iou']:.5f} |",
             f"| Dice, mean over slices with an abnormality | {validation['dice']:.5f} |",
             f"| Dice, mean over patients, whole volumes | {validation['dice_patient']:.5f} |",
-            f"| slices without abnormality with a false positive | {'none there' if false is None else f'{false:.2%}'} |",
+            f"| slices without abnormality with a false positive | {'-' if false is None else f'{false:.2%}'} |",
         ]
     )

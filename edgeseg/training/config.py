@@ -45,7 +45,6 @@ class TrainConfig:
     size_px: int
     mixed_precision: bool
     mixed_precision_validation: bool
-    workers: int
     seed: int
     batch_size: int
     drop_last_batch: bool
@@ -90,7 +89,7 @@ def _number(low: float, high: float = float("inf"), whole: bool = False) -> _Rul
 
 def _range(low: float, high: float) -> _Rule:
     return _Rule(
-        lambda v: isinstance(v, list) and len(v) == 2 and all(low <= x <= high for x in v) and v[0] <= v[1],
+        lambda v: isinstance(v, list) and len(v) == 2 and all(map(_number(low, high).accepts, v)) and v[0] <= v[1],
         f"two numbers from {low:g} to {high:g}, the smaller first",
     )
 
@@ -145,7 +144,9 @@ _RULES: dict[str, _Rule] = {
     "logging.logger": _NOTHING,
     "logging.neptune_project": _ANY,
     "prediction.metric": _one_of("IoU", "Dice"),
-    "prediction.probability_threshold": _number(0, 1),
+    "prediction.probability_threshold": _Rule(
+        lambda v: isinstance(v, float) and 0 < v < 1, "a number between 0 and 1, both left out"
+    ),
     "prediction.test_time_augmentations": _EMPTY,
     "training.automatically_adjust_batch_size": _one_of(False),
     "training.batch_size": _number(1, 4096, whole=True),
@@ -214,13 +215,13 @@ def load(path: Path | None = None, epochs: int | None = None, by_patient: bool =
         raise ConfigError(f"{path} is no YAML file: {str(error).splitlines()[0]}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no sections: expected a Hydrogen Torch configuration")
+    _check(_flat(raw))
     if epochs is not None:
         raw.setdefault("training", {})["epochs"] = epochs
     if by_patient:
         raw.setdefault("dataset", {})["group_fold_column"] = "patient"
     fields = {**_flat(yaml.safe_load(shipped(SEED_CONFIG))), **_flat(raw)}
-    for field, value in fields.items():
-        _check(field, value)
+    _check(fields)
     return _build(fields, cast("dict[str, dict[str, Any]]", raw))
 
 
@@ -246,12 +247,13 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _check(field: str, value: Any) -> None:
-    rule = _RULES.get(field)
-    if rule is None:
-        raise ConfigError(f"the configuration has a field {field} that edgeseg does not know: remove it")
-    if not rule.accepts(value):
-        raise ConfigError(f"{field} is {value!r}: supported is {rule.values}")
+def _check(fields: dict[str, Any]) -> None:
+    for field, value in fields.items():
+        rule = _RULES.get(field)
+        if rule is None:
+            raise ConfigError(f"the configuration has a field {field} that edgeseg does not know: remove it")
+        if not rule.accepts(value):
+            raise ConfigError(f"{field} is {value!r}: supported is {rule.values}")
 
 
 def _build(fields: dict[str, Any], source: dict[str, dict[str, Any]]) -> TrainConfig:
@@ -268,7 +270,6 @@ def _build(fields: dict[str, Any], source: dict[str, dict[str, Any]]) -> TrainCo
         size_px=fields["image.image_height"],
         mixed_precision=fields["environment.mixed_precision_training"],
         mixed_precision_validation=fields["environment.mixed_precision_inference"],
-        workers=fields["environment.number_of_workers"],
         seed=fields["environment.seed"],
         batch_size=fields["training.batch_size"],
         drop_last_batch=fields["training.drop_last_batch"],
@@ -324,6 +325,8 @@ def _inert(fields: dict[str, Any], own: dict[str, Any]) -> tuple[str, ...]:
         "dataset.data_sample is 1": ["dataset.data_sample_choice"],
         "no layers are named for it": ["training.differential_learning_rate"],
         "no logger is named": ["logging.neptune_project"],
+        "the slices are in memory and need no loader": ["environment.number_of_workers"],
+        "training takes the first GPU where there is one, and the CPU elsewhere": ["environment.gpus"],
         "edgeseg build-engine makes the engine from the run's weights": ["training.build_scoring_pipelines"],
         "the images are of this size already": ["image.image_height", "image.image_width"],
     }

@@ -75,7 +75,7 @@ def split(data: SliceSet, config: TrainConfig, seed: int) -> tuple[SliceSet, Sli
     Raises
     ------
     ConfigError
-        When a validation patient is not in the set, or a side is empty.
+        When a validation patient is not in the set, a side is empty, or no validation slice is abnormal.
     """
     chosen = np.arange(len(data))
     if config.slices == "abnormal":
@@ -87,6 +87,8 @@ def split(data: SliceSet, config: TrainConfig, seed: int) -> tuple[SliceSet, Sli
         validates = _in_fold(groups, config.fold, seed)
     if validates.all() or not validates.any():
         raise ConfigError(f"the split leaves {np.count_nonzero(~validates)} training slices of {len(chosen)}: add data")
+    if not data.masks[chosen[validates]].any():
+        raise ConfigError("the validation slices hold no abnormality, so IoU and Dice have no meaning: choose others")
     return data.take(chosen[~validates]), data.take(chosen[validates])
 
 

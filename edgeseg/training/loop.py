@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -253,7 +254,7 @@ def validate(network: nn.Module, data: SliceSet, config: TrainConfig) -> Validat
     device = next(network.parameters()).device
     network.eval()
     losses, marked = [], []
-    logit_threshold = math.log(config.threshold / (1 - config.threshold)) if 0 < config.threshold < 1 else math.inf
+    logit_threshold = math.log(config.threshold / (1 - config.threshold))
     with torch.inference_mode():
         for start in range(0, len(data), _VALIDATION_BATCH):
             chosen = np.arange(start, min(start + _VALIDATION_BATCH, len(data)))
@@ -326,7 +327,10 @@ def _resume(run: Path, network: nn.Module, optimizer: torch.optim.Optimizer, sca
     if not path.is_file():
         raise InputError(f"no {CHECKPOINT} in {run} to resume from: start without --resume")
     device = next(network.parameters()).device
-    saved = torch.load(path, map_location=device, weights_only=True)
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}): train again, without --resume") from error
     try:
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])

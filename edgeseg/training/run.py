@@ -38,8 +38,8 @@ def train(
     data
         The LGG set's folder.
     run
-        The run's folder: ``config.yaml``, ``run.json``, ``checkpoint.pt``, ``log.jsonl``, ``charts.png``, ``weights.safetensors``
-        (rounded to FP16) and ``card.md``.
+        The run's folder: ``config.yaml``, ``run.json``, ``checkpoint.pt``, ``log.jsonl``, ``charts.png``,
+        ``weights.safetensors`` (rounded to FP16) and ``card.md``.
     encoder_weights
         ``hub``, ``package``, ``none`` or a file; None takes the configuration's.
     resume

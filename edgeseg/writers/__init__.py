@@ -90,12 +90,12 @@ def check_formats(study: Study, formats: Iterable[str]) -> tuple[str, ...]:
     allowed = allowed_formats(study)
     unknown = sorted(wanted - set(FORMATS))
     if unknown:
-        raise InputError(f"Unknown output format {', '.join(unknown)}: choose among {', '.join(FORMATS)}.")
+        raise InputError(f"unknown output format {', '.join(unknown)}: choose among {', '.join(FORMATS)}")
     impossible = sorted(wanted - set(allowed))
     if impossible:
         raise InputError(
-            f"A {_KINDS[study.source]} study cannot have the output format {', '.join(impossible)}: "
-            f"choose among {', '.join(allowed)}."
+            f"a {_KINDS[study.source]} study cannot have the output format {', '.join(impossible)}: "
+            f"choose among {', '.join(allowed)}"
         )
     return tuple(name for name in allowed if name in wanted)
 

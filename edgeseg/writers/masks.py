@@ -42,7 +42,7 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
     stems = study.flair.instance_ids
     if len(set(stems)) != len(stems):
         repeated = next(stem for stem in stems if stems.count(stem) > 1)
-        raise StudyError(f"Two slices are named {repeated}: rename one, or each would overwrite the other's mask.")
+        raise StudyError(f"two slices are named {repeated}, so one mask would overwrite the other: rename one of them")
     (folder / FOLDER).mkdir(exist_ok=True)
     files = []
     for stem, mask in zip(stems, segmentation.mask, strict=True):

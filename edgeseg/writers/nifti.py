@@ -42,7 +42,7 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
 
     geometry = study.flair.geometry
     if geometry is None:
-        raise StudyError(f"Study {study.name} has no geometry, and NIfTI needs one: ask for TIFF masks.")
+        raise StudyError(f"the study {study.name} has no geometry, and NIfTI needs one: ask for --format masks")
     image: Any = SimpleITK.GetImageFromArray(segmentation.mask.astype(np.uint8))
     image.SetOrigin(geometry.origin_mm.tolist())
     image.SetSpacing(geometry.spacing_mm[::-1].tolist())

@@ -75,7 +75,7 @@ def seg_source(study: Study) -> SegSource:
     geometry = study.flair.geometry
     if not study.headers or geometry is None:
         raise StudyError(
-            f"Study {study.name} has no DICOM headers: a DICOM SEG needs the FLAIR series that it belongs to."
+            f"the study {study.name} has no DICOM headers, and a DICOM SEG needs them: ask for the other formats"
         )
     first = study.headers[0]
     multi_frame = len(study.headers) == 1 and "PerFrameFunctionalGroupsSequence" in first
@@ -121,8 +121,8 @@ def _order(positions: Vector, geometry: Geometry, study: Study) -> list[int]:
     if far.any() or len(set(nearest.tolist())) != len(nearest):
         index = int(far.argmax())
         raise StudyError(
-            f"Slice {index + 1} of study {study.name} lies {distances[index].min():.1f} mm from the nearest position "
-            f"that the FLAIR headers give: a DICOM SEG would be misplaced. Ask for the other formats instead."
+            f"slice {index + 1} of study {study.name} lies {distances[index].min():.1f} mm from the nearest position "
+            f"that the FLAIR headers give, so a DICOM SEG would be misplaced: ask for the other formats"
         )
     return [int(index) for index in nearest]
 
@@ -242,7 +242,9 @@ def _functional_group(header: Any, name: str) -> Any:
     for place in ([shared[0]] if shared else []) + [header.PerFrameFunctionalGroupsSequence[0]]:
         if name in place:
             return place[name].value[0]
-    raise StudyError(f"The FLAIR instance {header.SOPInstanceUID} has no {name}: a DICOM SEG needs it.")
+    raise StudyError(
+        f"the FLAIR instance {header.SOPInstanceUID} has no {name}, and a DICOM SEG needs it: ask for the other formats"
+    )
 
 
 def _plane_positions(positions: Vector) -> list[highdicom.PlanePositionSequence]:

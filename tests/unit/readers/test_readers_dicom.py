@@ -201,7 +201,7 @@ def _slanted(dataset: FileDataset, n: int) -> None:
         ({"change": _same_place}, r"several images at the same place", "one image for each slice"),
         ({"change": _slanted}, r"do not lie above each other", "export it as acquired"),
         ({"Modality": "CT"}, r"only CT images found \(8 files\)", "give the MR study"),
-        ({"Modality": "PT"}, r"no MR images found \(files by modality: 8 PT\)", "needs an MR study"),
+        ({"Modality": "PT"}, r"no MR images found \(files by modality: 8 PT\)", "give an MR study"),
         (
             {"SeriesDescription": "t1", "EchoTime": 14, "RepetitionTime": 500, "InversionTime": None},
             r"no FLAIR among 1 series \(found: T1 before contrast\)",

@@ -48,8 +48,7 @@ def test_results_and_hidden_folders_are_no_studies(tmp_path: Path) -> None:
     shutil.copytree(TIFF, tmp_path / "head")
     for folder in ("edgeseg-output/head/masks", ".cache", "results/masks"):
         shutil.copytree(TIFF, tmp_path / folder)
-    for name in ("report.json", "report.html"):
-        (tmp_path / "results" / name).write_text("{}")
+    (tmp_path / "results" / "report.json").write_text('{"schema_version": 1, "edgeseg_version": "0"}')
     assert [study.name for study in find_studies(tmp_path)] == ["head"]
 
 
@@ -69,7 +68,7 @@ def test_nothing_usable(tmp_path: Path, files: dict[str, bytes], found: str) -> 
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StudyError, match=found) as error:
         find_studies(tmp_path)
-    assert "Give a folder with DICOM files" in str(error.value)
+    assert "give a folder with DICOM files" in str(error.value)
 
 
 def test_a_path_that_is_missing(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def _spoil(folder: Path, what: str) -> None:
         ("two patients", r"holds slices of 2 patients", "a folder of its own"),
         ("twice", r"slice number 5 twice", "remove one"),
         ("pages", r"case_5.tif holds 2 pages", "a file of its own"),
-        ("blank", r"blank FLAIR channel in all 12 slices", "expects RGB slices"),
+        ("blank", r"blank FLAIR channel in all 12 slices", "give RGB slices"),
     ],
 )
 def test_bad_folder_is_refused_with_what_was_found_and_the_mend(

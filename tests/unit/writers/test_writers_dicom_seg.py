@@ -248,7 +248,7 @@ def test_headers_in_another_order_than_the_slices_do_no_harm(tmp_path: Path) -> 
 def test_a_grid_that_is_not_the_headers_is_refused() -> None:
     """A mask would land at the wrong place."""
     elsewhere = Geometry(GEOMETRY.origin_mm + 40.0, GEOMETRY.spacing_mm, GEOMETRY.direction)
-    with pytest.raises(StudyError, match=r"Slice 1 of study 0123456789ab lies .* mm from"):
+    with pytest.raises(StudyError, match=r"slice 1 of study 0123456789ab lies .* mm from"):
         to_dataset(_mask(), _study(_classic(), elsewhere), FACTS)
 
 

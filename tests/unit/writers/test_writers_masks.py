@@ -40,7 +40,7 @@ def test_masks_are_8_bit_0_or_255_and_named_after_their_slices(tmp_path: Path) -
 def test_two_slices_of_one_name_are_refused(tmp_path: Path) -> None:
     """One mask would overwrite the other."""
     segmentation, study = _study(stems=("a", "b", "a"))
-    with pytest.raises(StudyError, match="Two slices are named a"):
+    with pytest.raises(StudyError, match="two slices are named a"):
         write(segmentation, study, ["masks"], tmp_path, FACTS)
 
 
@@ -68,5 +68,5 @@ def test_a_format_that_the_study_cannot_have_is_refused_before_anything_is_writt
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     """The message lists the formats."""
     segmentation, study = _study()
-    with pytest.raises(InputError, match="Unknown output format jpeg: choose among masks, nifti"):
+    with pytest.raises(InputError, match="unknown output format jpeg: choose among masks, nifti"):
         write(segmentation, study, ["jpeg"], tmp_path, FACTS)

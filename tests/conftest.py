@@ -1,0 +1,109 @@
+"""What every test may ask for: the examples, a small synthetic LGG set, and the shipped engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeseg import build, segment
+from edgeseg.types import BoolArray, ByteArray
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATIENTS = 6
+SLICES = 5
+TINY = ("Linknet", "tu-test_resnet")
+TINY_PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def example_tiff() -> Path:
+    """The example patient as TIFF slices."""
+    return REPOSITORY / "examples" / "tiff" / "TCGA_HT_7884_19980913"
+
+
+@pytest.fixture(scope="session")
+def example_dicom() -> Path:
+    """The same patient as three DICOM series."""
+    return REPOSITORY / "examples" / "dicom" / "example-study"
+
+
+@pytest.fixture(scope="session")
+def default_engine() -> Iterator[segment.OpenEngine]:
+    """The shipped default engine, opened once."""
+    with segment.open_engine() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def lgg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic LGG set: 6 patients of 5 slices each; slices 2, 3 and 4 have a bright FLAIR blob and its mask."""
+    root = tmp_path_factory.mktemp("lgg")
+    for number in range(PATIENTS):
+        name = f"TCGA_XX_{number:04d}_20000101"
+        folder = root / "kaggle_3m" / name
+        folder.mkdir(parents=True)
+        for k in range(1, SLICES + 1):
+            image, mask = _head(np.random.default_rng((number, k)), abnormal=1 < k < SLICES)
+            Image.fromarray(image).save(folder / f"{name}_{k}.tif")
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}_{k}_mask.tif")
+    return root
+
+
+def _head(draw: np.random.Generator, abnormal: bool) -> tuple[ByteArray, BoolArray]:
+    """An elliptic head, uint8 (256, 256, 3) pre, FLAIR, post, and the mask of a blob that is bright in FLAIR."""
+    rows, columns = np.mgrid[:256, :256]
+    head = ((rows - 128) / 100) ** 2 + ((columns - 128) / 80) ** 2 < 1
+    row, column = 128 + draw.integers(-40, 41, 2)
+    blob = ((rows - row) / 22) ** 2 + ((columns - column) / 16) ** 2 < 1
+    mask = blob & abnormal
+    image = np.stack([head * 80.0, head * 90.0 + mask * 120.0, head * 100.0], axis=-1)
+    image += head[..., None] * draw.normal(0, 6, image.shape)
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small network, drawn at random, whose threshold lies where it marks some pixels of any image."""
+    import torch
+
+    from edgeseg import model
+
+    torch.manual_seed(5)
+    network = model.build(*TINY)
+    slices = torch.stack([torch.from_numpy(_head(np.random.default_rng(k), abnormal=True)[0]) for k in range(4)])
+    slices = slices.permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        for _ in range(20):
+            network.train()(slices)  # batch normalisation finds the images' own mean and variance
+        logits = network.eval()(slices)
+        network.get_parameter("segmentation_head.0.bias").sub_(logits.flatten()[::50].quantile(0.97))
+    path = tmp_path_factory.mktemp("tiny") / "weights.safetensors"
+    facts = {"name": "tiny", "architecture": TINY[0], "encoder": TINY[1], "intensity": "stored", "threshold": "0.5"}
+    model.save_weights(network, path, facts)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_weights: Path, lgg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network's FP32 bundle, checked on two patients of the synthetic set."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny-fp32"
+    build.build_engine(tiny_weights, "fp32", lgg_folder, folder, patients=TINY_PATIENTS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_fp16(tiny_weights: Path, lgg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network's FP16 bundle, checked on two patients of the synthetic set."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny-fp16"
+    build.build_engine(tiny_weights, "fp16", lgg_folder, folder, patients=TINY_PATIENTS)
+    return folder

@@ -1,0 +1,282 @@
+"""The command line: what it lists, what it imports, where it writes, what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseg import bundle, cli
+
+COMMANDS = ("infer", "train", "build-engine", "parity", "evaluate", "engines", "doctor")
+HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which has to be JSON and nothing else."""
+        return json.loads(self.out)
+
+
+Edgeseg = Callable[..., Run]
+
+
+@pytest.fixture
+def edgeseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Edgeseg:
+    """`edgeseg` in this process, from an empty working folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str | Path) -> Run:
+        monkeypatch.setattr(sys, "argv", ["edgeseg", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        printed = capsys.readouterr()
+        return Run(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def short_tiff(example_tiff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five slices of the example, with their drawn masks."""
+    folder = tmp_path_factory.mktemp("in") / "short"
+    folder.mkdir()
+    for k in range(8, 13):
+        for ending in (".tif", "_mask.tif"):
+            shutil.copy(example_tiff / f"{example_tiff.name}_{k}{ending}", folder / f"short_{k}{ending}")
+    return folder
+
+
+# --- starting up
+
+
+def test_help_lists_the_commands_and_the_notice(edgeseg: Edgeseg) -> None:
+    run = edgeseg("--help")
+    assert run.code == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in run.out
+    assert "Not a medical device" in run.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, edgeseg: Edgeseg) -> None:
+    run = edgeseg(command, "--help")
+    assert run.code == 0
+    assert f"edgeseg {command}" in run.out
+
+
+def test_the_version(edgeseg: Edgeseg) -> None:
+    from edgeseg import __version__
+
+    assert edgeseg("--version").out == f"edgeseg {__version__}\n"
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom edgeseg.cli import main\nsys.argv = ['edgeseg', '--help']\n"
+        f"try: main()\nexcept SystemExit: pass\nprint([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage: edgeseg" in run.stdout
+    assert run.stderr.strip() == "[]"
+
+
+def test_infer_imports_no_torch(short_tiff: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom edgeseg.cli import main\n"
+        f"sys.argv = ['edgeseg', 'infer', {str(short_tiff)!r}, '--format', 'report', '--json']\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        "print([m for m in ('torch', 'onnx', 'matplotlib') if m in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["studies"][0]["study"]["name"] == "short"
+    assert run.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["infer"], ["infer", "x", "--nonsense"], ["build-engine"]])
+def test_wrong_usage(arguments: list[str], edgeseg: Edgeseg) -> None:
+    assert edgeseg(*arguments).code == 2
+
+
+# --- infer
+
+
+def test_infer_writes_to_the_default_folder_and_says_so(short_tiff: Path, edgeseg: Edgeseg) -> None:
+    run = edgeseg("infer", short_tiff)
+    assert run.code == 0
+    folder = Path("edgeseg-output/short")
+    assert [path.name for path in Path.cwd().iterdir()] == ["edgeseg-output"]
+    assert sorted(path.name for path in folder.iterdir()) == ["masks", "overlay", "report.json"]
+    assert sorted(path.name for path in folder.rglob("*.tif")) == sorted(f"short_{k}_mask.tif" for k in range(8, 13))
+    assert "short" in run.out
+    assert run.err.splitlines() == [
+        "Non-commercial research use only. Not a medical device.",
+        f"Results: {folder}",
+    ]
+
+
+def test_infer_json_is_pure_and_whole(example_dicom: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    run = edgeseg("infer", example_dicom, "-o", tmp_path / "out", "--json", "--format", "nifti", "--format", "report")
+    assert run.code == 0
+    assert run.json["failed"] == []
+    assert run.err.splitlines() == ["Non-commercial research use only. Not a medical device."]
+    (study,) = run.json["studies"]
+    written = json.loads((Path(study["folder"]) / "report.json").read_text())
+    assert study["volume_ml"] == written["volume_ml"]
+    assert study["volume_ml"] > 5
+    assert study["files"] == written["files"] == ["mask.nii.gz", "report.json"]
+    assert len(study["slices"]) == 15
+    assert Path(study["folder"]).parent == tmp_path / "out"
+    assert len(study["study"]["name"]) == 12
+    assert study["engine"]["name"] == bundle.DEFAULT_ENGINE
+
+
+def test_a_folder_of_studies(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(short_tiff, tmp_path / "in" / name)
+    run = edgeseg("infer", tmp_path / "in", "-o", tmp_path / "out", "--format", "masks")
+    assert run.code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    assert f"Results: {tmp_path / 'out'}" in run.err
+
+
+def test_some_failed(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(short_tiff, tmp_path / "in" / name)
+    (tmp_path / "in" / "a" / "short_10.tif").unlink()
+    run = edgeseg("infer", tmp_path / "in", "-o", tmp_path / "out", "--json", "--format", "report")
+    assert run.code == 3
+    assert [study["study"]["name"] for study in run.json["studies"]] == ["b"]
+    (failed,) = run.json["failed"]
+    assert failed["study"] == "a"
+    assert failed["path"] == str(tmp_path / "in" / "a")
+    assert "number 10 is missing" in failed["error"]
+    assert "1 of 2 studies failed: a" in run.err
+
+
+def test_all_failed(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(short_tiff, tmp_path / "in" / name)
+        (tmp_path / "in" / name / "short_10.tif").unlink()
+    run = edgeseg("infer", tmp_path / "in", "-o", tmp_path / "out", "--json")
+    assert run.code == 2
+    assert run.json["studies"] == []
+    assert len(run.json["failed"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--format", "jpeg"], "unknown output format jpeg: choose among"),
+        (["--format", "dicom-seg"], "a TIFF study cannot have the output format dicom-seg"),
+        (["--engine", "nonsense"], "no engine nonsense: give"),
+        (["--backend", "nonsense"], "not for nonsense: give one of these"),
+        (["--device", "nonsense"], "no device nonsense"),
+    ],
+)
+def test_a_choice_that_is_not_there(options: list[str], found: str, short_tiff: Path, edgeseg: Edgeseg) -> None:
+    run = edgeseg("infer", short_tiff, *options)
+    assert run.code == 2
+    assert found in run.err
+    assert run.out == ""
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_unverified_engine_is_served_only_when_asked_for(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    manifest, content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))
+    bundle.write(tmp_path / "engine", replace(manifest, parity=None), content)
+    arguments = ("infer", short_tiff, "--engine", tmp_path / "engine", "--format", "report", "--json")
+    refused = edgeseg(*arguments)
+    assert refused.code == 6
+    assert "--allow-unverified" in refused.err
+    assert list(Path.cwd().iterdir()) == []
+    served = edgeseg(*arguments, "--allow-unverified")
+    assert served.code == 0
+    assert served.json["studies"][0]["engine"]["parity"] == "unverified"
+
+
+def test_a_runtime_that_is_missing(short_tiff: Path, edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    run = edgeseg("infer", short_tiff)
+    assert run.code == 4
+    assert "pip install openvino" in run.err
+
+
+# --- the other commands
+
+
+def test_engines(edgeseg: Edgeseg) -> None:
+    assert bundle.DEFAULT_ENGINE in edgeseg("engines").out
+    names = [engine["name"] for engine in edgeseg("engines", "--json").json["engines"]]
+    assert bundle.DEFAULT_ENGINE in names
+
+
+def test_doctor(edgeseg: Edgeseg) -> None:
+    run = edgeseg("doctor")
+    assert run.code == 0
+    assert "OpenVINO" in run.out
+    findings = edgeseg("doctor", "--json").json["findings"]
+    assert {"what", "well", "found", "remedy"} == set(findings[0])
+
+
+def test_evaluate(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    arguments = ("evaluate", bundle.DEFAULT_ENGINE, "--data", short_tiff.parent)
+    figures = edgeseg(*arguments, "--json").json
+    (patient,) = figures["patients"]
+    assert patient["patient"] == "short"
+    assert figures["dice_mean"] == patient["dice"] > 0.7
+    table = edgeseg(*arguments).out
+    assert f"{patient['dice']:.4f}" in table
+    (tmp_path / "names.txt").write_text("# comment\nnobody\n")
+    unknown = edgeseg(*arguments, "--patients", tmp_path / "names.txt")
+    assert (unknown.code, "no patient nobody" in unknown.err) == (2, True)
+    missing = edgeseg(*arguments, "--patients", tmp_path / "no.txt")
+    assert (missing.code, "no readable list" in missing.err) == (2, True)
+
+
+def test_build_engine_and_parity(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="building needs the extras train and export")
+    built = edgeseg("build-engine", "--fp32", "-o", tmp_path / "mine", "--data", short_tiff.parent, "--json")
+    assert built.code == 0
+    assert built.json["passed"]
+    assert bundle.read(tmp_path / "mine")[0].precision == "fp32"
+    checked = edgeseg("parity", tmp_path / "mine", "--data", short_tiff.parent)
+    assert checked.code == 0
+    assert "passed" in checked.out
+    run = edgeseg("infer", short_tiff, "--engine", tmp_path / "mine", "--format", "report", "--json")
+    assert run.json["studies"][0]["engine"]["precision"] == "fp32"
+    assert edgeseg("build-engine", "--fp32", "--fp16", "-o", tmp_path / "other").code == 2
+
+
+def test_train(lgg_folder: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="training needs the extra train")
+    config = tmp_path / "tiny.yaml"
+    config.write_text("architecture: {backbone: resnet18, pretrained: false}\ntraining: {epochs: 1, batch_size: 4}\n")
+    run = edgeseg("train", config, "--data", lgg_folder, "-o", tmp_path / "run", "--by-patient")
+    assert run.code == 0, run.err
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+    assert "epoch 1" in run.err
+    assert f"Weights: {tmp_path / 'run' / 'weights.safetensors'}" in run.err
+    bad = edgeseg("train", tmp_path / "no.yaml", "--data", lgg_folder, "-o", tmp_path / "run2")
+    assert bad.code == 2
+    assert bad.err.startswith("error: ")

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseg import build, bundle, model, parity, segment
+from edgeseg.errors import EngineError, InputError, ParityError
+
+PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
+
+
+@pytest.fixture
+def exported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The small network's file, which the exporter hands out without exporting again."""
+    from edgeseg.export import graph
+
+    content = bundle.read(tiny_bundle)[1]
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: content)
+    return content
+
+
+def _resaved(weights: Path, path: Path, **facts: str) -> Path:
+    network, own = model.load(weights)
+    model.save_weights(network, path, {**own, **facts})
+    return path
+
+
+def test_an_fp32_bundle_from_end_to_end(tiny_bundle: Path, tiny_weights: Path) -> None:
+    manifest, _ = bundle.read(tiny_bundle)
+    assert (manifest.name, manifest.network) == ("tiny-fp32", "tiny")
+    assert (manifest.architecture, manifest.encoder) == ("Linknet", "tu-test_resnet")
+    assert manifest.weights_sha256 == bundle.file_sha256(tiny_weights)
+    assert (manifest.precision, manifest.inference_precision) == ("fp32", "f32")
+    assert manifest.preprocessing.intensity == "stored"
+    assert manifest.input == {"name": "slices", "dtype": "uint8", "shape": ["batch", 3, 256, 256]}
+    assert {"edgeseg", "torch", "onnx", "onnxsim"} <= manifest.tools.keys()
+    report = manifest.parity
+    assert report is not None
+    assert report.passed, report.failures
+    assert (report.slices, report.pixels) == (10, 10 * 256 * 256)
+    assert report.agreement.slices == 10
+    assert report.largest_logit_difference is not None
+    assert 0 < report.largest_logit_difference < 1e-3
+    assert report.worst_patient in PATIENTS
+    assert manifest.weights_sha256[:12] in report.reference
+
+
+def test_an_fp16_bundle_holds_half_and_computes_the_same(tiny_bundle: Path, tiny_bundle_fp16: Path) -> None:
+    manifest, content = bundle.read(tiny_bundle_fp16)
+    assert (manifest.name, manifest.precision, manifest.inference_precision) == ("tiny-fp16", "fp16", "f32")
+    assert len(content) < 0.6 * len(bundle.read(tiny_bundle)[1])
+    assert manifest.parity is not None
+    assert manifest.parity.passed, manifest.parity.failures
+    assert manifest.parity.differing_pixels <= 1
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_parity_is_checked_again_on_either_runtime(
+    backend: str, tiny_bundle: Path, tiny_weights: Path, lgg_folder: Path
+) -> None:
+    report = build.check_parity(tiny_bundle, tiny_weights, lgg_folder, backend, PATIENTS[:1])
+    assert report.passed, report.failures
+    assert report.slices == 5
+
+
+def test_other_weights_are_no_reference(
+    tiny_bundle: Path, tiny_weights: Path, lgg_folder: Path, tmp_path: Path
+) -> None:
+    other = _resaved(tiny_weights, tmp_path / "other.safetensors", name="other")
+    with pytest.raises(InputError, match="not the weights that tiny-fp32 was exported from"):
+        build.check_parity(tiny_bundle, other, lgg_folder)
+
+
+def test_a_damaged_bundle_is_not_compared(
+    tiny_bundle: Path, tiny_weights: Path, lgg_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(EngineError, match="is damaged"):
+        build.check_parity(folder, tiny_weights, lgg_folder)
+
+
+def test_a_network_file_that_is_not_the_model_fails_and_is_not_served(
+    exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    from edgeseg.export import graph
+
+    network = onnx.load_from_string(exported)
+    (bias,) = [i for i in network.graph.initializer if i.name.endswith("segmentation_head.0.bias")]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.1, bias.name))
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: network.SerializeToString())
+    manifest = build.build_engine(tiny_weights, "fp32", lgg_folder, tmp_path / "bad", patients=PATIENTS[:1])
+    assert manifest.parity is not None
+    assert not manifest.parity.passed
+    assert any("of the pixels differ" in failure for failure in manifest.parity.failures)
+    assert bundle.read(tmp_path / "bad")[0] == manifest
+    assert (tmp_path / "bad" / "parity.json").is_file()
+    with pytest.raises(ParityError, match="failed parity"), segment.open_engine(str(tmp_path / "bad")):
+        pass
+    with segment.open_engine(str(tmp_path / "bad"), allow_unverified=True) as opened:
+        assert opened.manifest == manifest
+
+
+def test_each_precision_has_its_own_tolerance(
+    exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exported
+    impossible = parity.Tolerance(-1.0, 2.0, 2.0, 2.0, 1.0, 1.0)
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", impossible)
+    verdicts = {}
+    for precision in ("fp32", "fp16"):
+        chosen: Any = precision
+        manifest = build.build_engine(tiny_weights, chosen, lgg_folder, tmp_path / precision, patients=PATIENTS[:1])
+        assert manifest.parity is not None
+        verdicts[precision] = manifest.parity.passed
+    assert verdicts == {"fp32": False, "fp16": True}
+
+
+def test_the_weights_say_intensities_and_threshold(
+    exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path
+) -> None:
+    assert exported
+    weights = _resaved(tiny_weights, tmp_path / "w.safetensors", intensity="volume", threshold="0.3")
+    said: list[str] = []
+    manifest = build.build_engine(
+        weights, "fp32", lgg_folder, tmp_path / "b", "onnxruntime", PATIENTS[:1], report=said.append
+    )
+    assert (manifest.preprocessing.intensity, manifest.threshold) == ("volume", 0.3)
+    assert len(said) == 2
+
+
+def test_unknown_intensities_are_refused(tiny_weights: Path, lgg_folder: Path, tmp_path: Path) -> None:
+    weights = _resaved(tiny_weights, tmp_path / "w.safetensors", intensity="zscore")
+    with pytest.raises(InputError, match="'zscore'"):
+        build.build_engine(weights, "fp32", lgg_folder, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_unknown_patient_leaves_no_bundle(
+    exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path
+) -> None:
+    assert exported
+    with pytest.raises(InputError, match="no patient nobody"):
+        build.build_engine(tiny_weights, "fp32", lgg_folder, tmp_path / "b", patients=("nobody",))
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseg import bundle
+from edgeseg.errors import EngineError, InputError
+from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing
+
+CONTENT = bytes(range(256)) * 9
+MANIFEST = Manifest(
+    name="net-fp16",
+    network="net",
+    architecture="Unet",
+    encoder="resnet34",
+    file="model.onnx",
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    weights_sha256="ab" * 32,
+    precision="fp16",
+    inference_precision="f32",
+    runtimes=("openvino", "onnxruntime"),
+    input={"name": "slices", "dtype": "uint8", "shape": ["batch", 3, 256, 256]},
+    output={"name": "logits", "dtype": "float32", "shape": ["batch", 1, 256, 256]},
+    preprocessing=Preprocessing("volume", 256),
+    threshold=0.4,
+    calibration=None,
+    tools={"edgeseg": "0"},
+    parity=ParityReport(
+        Agreement(0.99, 0.9, 0.8, "A_3", 7), 10, 655360, 12, 0.01, None, -0.002, "A", False, ("too low",), "PyTorch"
+    ),
+    licence="CC-BY-NC-SA-4.0",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole bundle."""
+    bundle.write(tmp_path / "net-fp16", MANIFEST, CONTENT)
+    return tmp_path / "net-fp16"
+
+
+def _edit(folder: Path, **fields: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}), encoding="utf-8")
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    assert bundle.read(folder) == (MANIFEST, CONTENT)
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", "model.onnx", "parity.json"}
+    assert json.loads((folder / "parity.json").read_text())["agreement"]["worst_slice"] == "A_3"
+
+
+def test_a_bundle_without_parity(tmp_path: Path) -> None:
+    unchecked = replace(MANIFEST, parity=None)
+    bundle.write(tmp_path, unchecked, CONTENT)
+    assert bundle.read(tmp_path)[0] == unchecked
+    assert not (tmp_path / "parity.json").exists()
+
+
+def test_an_unchecked_bundle_leaves_no_verdict_of_an_earlier_one(folder: Path) -> None:
+    bundle.write(folder, replace(MANIFEST, parity=None), CONTENT)
+    assert not (folder / "parity.json").exists()
+
+
+@pytest.mark.parametrize("position", [0, 1000, len(CONTENT) - 1])
+def test_one_flipped_byte_is_found(position: int, folder: Path) -> None:
+    damaged = bytearray(CONTENT)
+    damaged[position] ^= 1
+    (folder / "model.onnx").write_bytes(damaged)
+    with pytest.raises(EngineError) as caught:
+        bundle.read(folder)
+    assert hashlib.sha256(damaged).hexdigest()[:12] in str(caught.value)
+    assert MANIFEST.sha256[:12] in str(caught.value)
+    assert "is damaged" in str(caught.value)
+
+
+def test_a_missing_network_file(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    with pytest.raises(EngineError, match=r"no readable model\.onnx"):
+        bundle.read(folder)
+
+
+def test_another_format_is_refused(folder: Path) -> None:
+    _edit(folder, format=2)
+    with pytest.raises(EngineError, match="has the format 2, this edgeseg reads 1"):
+        bundle.read(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b.onnx", "..", ".", "", 5, None])
+def test_a_file_outside_the_bundle_is_refused(name: Any, folder: Path) -> None:
+    (folder.parent / "model.onnx").write_bytes(CONTENT)
+    _edit(folder, file=name)
+    with pytest.raises(EngineError):
+        bundle.read(folder)
+
+
+def test_the_reason_names_the_file_outside(folder: Path) -> None:
+    _edit(folder, file="../model.onnx")
+    with pytest.raises(EngineError, match=r"outside itself \(\.\./model\.onnx\)"):
+        bundle.read_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"format": 1}', "\xff"])
+def test_an_unusable_manifest_is_refused(text: str, folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(EngineError, match=r"manifest\.json|format"):
+        bundle.read(folder)
+
+
+def test_an_unknown_field_is_refused(folder: Path) -> None:
+    _edit(folder, secret=1)
+    with pytest.raises(EngineError, match="secret"):
+        bundle.read(folder)
+
+
+def test_content_that_is_not_the_manifests_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="hash"):
+        bundle.write(tmp_path / "new", MANIFEST, CONTENT + b"x")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_write_leaves_no_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle, "_replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        bundle.write(folder, MANIFEST, CONTENT)
+    assert not (folder / "manifest.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="-o"):
+        bundle.write(tmp_path / "file" / "bundle", MANIFEST, CONTENT)
+
+
+def test_a_bundle_is_found_by_path_and_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "shipped_folder", lambda: folder.parent)
+    assert bundle.find(str(folder)) == folder
+    assert bundle.find("net-fp16") == folder
+    assert bundle.shipped() == [folder]
+    with pytest.raises(InputError, match=r"no engine net-int8.*\(net-fp16\)"):
+        bundle.find("net-int8")
+
+
+def test_a_network_without_a_manifest_is_no_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "net").mkdir()
+    (folder.parent / "net" / "weights.safetensors").write_bytes(b"")
+    monkeypatch.setattr(bundle, "shipped_folder", lambda: folder.parent)
+    with pytest.raises(InputError, match="no engine net:"):
+        bundle.find("net")
+
+
+def test_the_shipped_default_is_whole_and_made_of_the_shipped_weights() -> None:
+    manifest, content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))
+    assert manifest.name == bundle.DEFAULT_ENGINE
+    assert len(content) > 1_000_000
+    assert manifest.weights_sha256 == bundle.file_sha256(bundle.shipped_weights())
+    assert manifest.inference_precision == "f32"
+    assert manifest.parity is not None
+    assert manifest.parity.passed
+
+
+def test_the_example_patient_is_where_it_is_said(example_tiff: Path) -> None:
+    assert example_tiff.parent == bundle.example_data()

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edgeseg.errors import ConfigError
+from edgeseg.training import config
+
+SEED = yaml.safe_load(config.shipped(config.SEED_CONFIG))
+FIELDS = sorted(
+    f"{section}.{name}".rstrip(".")
+    for section, content in SEED.items()
+    for name in (content if isinstance(content, dict) else [""])
+)
+OTHER: dict[str, Any] = {
+    "dataset.folds": ["2"],
+    "dataset.group_fold_column": "patient",
+    "dataset.data_sample_choice": ["Train"],
+    "environment.gpus": ["1"],
+    "logging.logger": "Neptune",
+    "prediction.metric": "Dice",
+    "prediction.test_time_augmentations": ["Horizontal flip"],
+    "training.schedule": "Linear",
+    "training.differential_learning_rate_layers": ["encoder"],
+}
+"""Another value than the seed's, where it does not follow from the value's type."""
+
+
+def _file(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def _with(field: str, value: Any) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(config.shipped(config.SEED_CONFIG))
+    section, _, name = field.partition(".")
+    if name:
+        content.setdefault(section, {})[name] = value
+    else:
+        content[section] = value
+    return content
+
+
+def _another(field: str) -> Any:
+    if field in OTHER:
+        return OTHER[field]
+    section, _, name = field.partition(".")
+    value = SEED[section][name] if name else SEED[section]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 3 if isinstance(value, int) else value * 0.5 + 0.1
+    return "another"
+
+
+def _inert_fields(loaded: config.TrainConfig) -> set[str]:
+    return {line.split(":")[0] for line in loaded.inert}
+
+
+def test_the_seed_configuration_is_the_published_run() -> None:
+    loaded = config.load()
+    assert (loaded.architecture, loaded.encoder, loaded.encoder_weights) == ("Unet", "resnet34", "hub")
+    assert (loaded.batch_size, loaded.drop_last_batch, loaded.epochs, loaded.grad_accumulation) == (16, True, 5, 1)
+    assert (loaded.learning_rate, loaded.weight_decay, loaded.schedule, loaded.warmup_epochs) == (1e-3, 0, "Cosine", 0)
+    assert (loaded.gradient_clip, loaded.evaluation_epochs, loaded.keep_best) == (0, 1, False)
+    assert (loaded.mixed_precision, loaded.mixed_precision_validation) == (True, False)
+    assert (loaded.metric, loaded.threshold) == ("IoU", 0.5)
+    assert (loaded.fold, loaded.by_patient, loaded.slices, loaded.intensity) == (4, False, "abnormal", "stored")
+    assert (loaded.seed, loaded.size_px, loaded.name) == (-1, 256, "brain-mri-segmentation")
+    assert loaded.augmentation == config.Augmentation(flip=0.5)
+
+
+def test_the_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "seed.yaml"
+    path.write_text(config.shipped(config.SEED_CONFIG), encoding="utf-8")
+    assert config.load(path) == config.load()
+    assert config.load(path).source == SEED
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_field_is_dropped_in_silence(field: str, tmp_path: Path) -> None:
+    """Another value of any field changes the run, is refused by name, or is listed as without effect."""
+    path = _file(tmp_path, _with(field, _another(field)))
+    try:
+        changed = config.load(path)
+    except ConfigError as error:
+        assert field in str(error)  # noqa: PT017  one of three outcomes
+        return
+    seed = config.load()
+    assert replace(changed, source=seed.source, inert=seed.inert) != seed or field in _inert_fields(changed)
+
+
+def test_fields_without_effect_are_real_ones_and_have_a_reason() -> None:
+    loaded = config.load()
+    assert loaded.inert
+    for line in loaded.inert:
+        field, _, reason = line.partition(": ")
+        assert field in FIELDS
+        assert len(reason) > 10
+    assert "training.epochs" not in _inert_fields(loaded)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "supported"),
+    [
+        ("training.loss_function", "Focal", "BCEDice"),
+        ("training.schedule", "cosine", "Cosine"),
+        ("training.batch_size", 0, "from 1 to 4096"),
+        ("training.batch_size", 16.0, "whole number"),
+        ("training.learning_rate", "1e-3", "a number"),
+        ("image.image_height", 512, "256"),
+        ("augmentation.augmentations_strategy", "Hard", "Soft"),
+        ("training.drop_last_batch", 1, "True or False"),
+        ("prediction.probability_threshold", 0, "between 0 and 1"),
+        ("prediction.probability_threshold", 1.0, "between 0 and 1"),
+        ("dataset.folds", ["4", "3"], "one fold"),
+        ("dataset.folds", ["5"], "one fold"),
+        ("edgeseg.gain", [1.2, 0.8], "the smaller first"),
+        ("edgeseg.gain", ["a", "b"], "two numbers"),
+        ("edgeseg.slices", "most", "'abnormal'"),
+    ],
+)
+def test_an_unsupported_value_is_refused(field: str, value: Any, supported: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(_file(tmp_path, _with(field, value)))
+    assert field in str(caught.value)
+    assert repr(value) in str(caught.value)
+    assert supported in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["training.warm_up", "edgeseg.gains", "optimiser", "training"])
+def test_an_unknown_field_is_refused(field: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=field):
+        config.load(_file(tmp_path, _with(field, None)), epochs=2 if field == "training" else None)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "", "\xff"])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        config.load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no readable configuration"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_the_default_networks_own_configuration(repository: Path) -> None:
+    loaded = config.load(repository / "edgeseg" / "configs" / "lgg-unet-efficientnet-lite0.yaml")
+    assert (loaded.encoder, loaded.encoder_weights) == ("tu-tf_efficientnet_lite0", "package")
+    assert loaded.by_patient
+    assert len(loaded.validation_patients) == len(set(loaded.validation_patients)) == 15
+    assert (loaded.slices, loaded.intensity, loaded.batch_size) == ("all", "volume", 16)
+    assert loaded.augmentation.missing_sequence > 0
+    assert {"dataset.folds", "dataset.group_fold_column"} <= _inert_fields(loaded)
+
+
+def test_custom_validation_needs_patients(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"edgeseg\.validation_patients"):
+        config.load(_file(tmp_path, _with("dataset.validation_strategy", "custom")))
+
+
+def test_validation_patients_without_effect_are_said(tmp_path: Path) -> None:
+    loaded = config.load(_file(tmp_path, _with("edgeseg.validation_patients", ["A"])))
+    assert loaded.validation_patients == ()
+    assert "edgeseg.validation_patients" in _inert_fields(loaded)
+
+
+def test_encoder_weights_of_an_untrained_encoder_are_said(tmp_path: Path) -> None:
+    content = _with("edgeseg.encoder_weights", "package")
+    content["architecture"]["pretrained"] = False
+    loaded = config.load(_file(tmp_path, content))
+    assert loaded.encoder_weights == "none"
+    assert "edgeseg.encoder_weights" in _inert_fields(loaded)
+
+
+def test_overrides_stand_in_the_recorded_configuration() -> None:
+    loaded = config.load(epochs=2, by_patient=True)
+    assert (loaded.epochs, loaded.by_patient) == (2, True)
+    assert loaded.source["training"]["epochs"] == 2
+    assert loaded.source["dataset"]["group_fold_column"] == "patient"
+
+
+def test_an_override_is_checked_as_the_file_is() -> None:
+    with pytest.raises(ConfigError, match=r"training\.epochs is 0"):
+        config.load(epochs=0)
