@@ -36,15 +36,22 @@ def run(
     opened, output, formats, say
         As in `edgeseg.segment.segment`.
 
-    Raises
+    Yields
     ------
-    OutputError
-        When results cannot be written: no later study could be either.
+    Outcome
+        One for each study. A place that cannot be written to ends the batch: what comes after it is not tried.
     """
     for files in studies:
         try:
             yield Outcome(files.name, files.root, segment.segment(files, opened, output, formats, say), None)
-        except OutputError:
-            raise
+        except OutputError as error:
+            yield Outcome(files.name, files.root, None, error)
+            return
         except EdgesegError as error:
             yield Outcome(files.name, files.root, None, error)
+        except Exception as error:  # a file that no reader foresaw must not stop the others
+            unforeseen = EdgesegError(
+                f"unexpected {type(error).__name__}: {error}; please report it with the study's kind"
+            )
+            unforeseen.__cause__ = error
+            yield Outcome(files.name, files.root, None, unforeseen)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from edgeseg import __version__, backends, bundle, parity, preprocess
+from edgeseg.backends import pytorch
 from edgeseg.errors import InputError
 from edgeseg.readers import lgg
 from edgeseg.types import FloatArray, Manifest, ParityReport, Preprocessing
@@ -58,7 +59,6 @@ def build_engine(
         When the network cannot be exported.
     """
     from edgeseg import model
-    from edgeseg.backends.pytorch import PyTorchEngine
     from edgeseg.export import graph
     from edgeseg.export import precision as rounding
 
@@ -71,7 +71,7 @@ def build_engine(
         content = rounding.to_fp16_initialisers(content)
     manifest = _manifest(content, facts, weights, precision, preprocessing)
     report("checking parity with the PyTorch model")
-    reference = PyTorchEngine(runnable)
+    reference = pytorch.PyTorchEngine(runnable)
     with backends.open_engine(manifest, content, backend) as engine, reference:
         verdict = _compare(reference, engine, manifest, data, patients)
     manifest = Manifest(**{**vars(manifest), "parity": verdict})
@@ -92,12 +92,14 @@ def check_parity(
         When the bundle is damaged.
     """
     from edgeseg import model
-    from edgeseg.backends.pytorch import PyTorchEngine
 
     manifest, content = bundle.read(folder)
+    network, _ = model.load(weights)
     if bundle.file_sha256(weights) != manifest.weights_sha256:
-        raise InputError(f"{weights} are not the weights that {manifest.name} was exported from: give those")
-    reference = PyTorchEngine(model.with_byte_input(model.load(weights)[0]))
+        raise InputError(
+            f"{weights} are not the weights that {manifest.name} was exported from: give those with --reference"
+        )
+    reference = pytorch.PyTorchEngine(model.with_byte_input(network))
     with backends.open_engine(manifest, content, backend) as engine, reference:
         return _compare(reference, engine, manifest, data, patients)
 

@@ -61,7 +61,10 @@ def find(name_or_path: str) -> Path:
     InputError
         When there is neither.
     """
-    for folder in (Path(name_or_path), shipped_folder() / name_or_path):
+    places = [Path(name_or_path), shipped_folder() / name_or_path]
+    if Path(name_or_path).name == name_or_path:  # a bare name means the shipped one, whatever lies in this folder
+        places.reverse()
+    for folder in places:
         if (folder / MANIFEST).is_file():
             return folder
     names = ", ".join(path.name for path in shipped()) or "none"
@@ -121,12 +124,32 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     fields = dict(raw)
     fields["runtimes"] = tuple(fields["runtimes"])
     fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
+    _check_values(fields)
     if fields["parity"] is not None:
         parity = dict(fields["parity"])
         parity["agreement"] = Agreement(**parity["agreement"])
         parity["failures"] = tuple(parity["failures"])
         fields["parity"] = ParityReport(**parity)
     return Manifest(**fields)
+
+
+def _check_values(fields: dict[str, Any]) -> None:
+    """Raise ValueError for a value that no engine can have: a changed byte here changes masks."""
+    preprocessing: Preprocessing = fields["preprocessing"]
+    size = preprocessing.size_px
+    threshold = fields["threshold"]
+    wanted = {
+        "precision": fields["precision"] in ("fp32", "fp16", "int8"),
+        "inference_precision": fields["inference_precision"] in ("f32", "f16", "bf16"),
+        "threshold": isinstance(threshold, float) and 0 < threshold < 1,
+        "preprocessing.intensity": preprocessing.intensity in ("volume", "stored"),
+        "preprocessing.size_px": isinstance(size, int) and list(fields["input"]["shape"][1:]) == [3, size, size],
+        "output": list(fields["output"]["shape"][1:]) == [1, size, size],
+        "runtimes": bool(fields["runtimes"]),
+    }
+    wrong = [name for name, well in wanted.items() if not well]
+    if wrong:
+        raise ValueError(f"{wrong[0]} has a value that no engine can have")
 
 
 def write(folder: Path, manifest: Manifest, content: bytes) -> None:

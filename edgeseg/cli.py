@@ -10,7 +10,7 @@ import typer
 
 from edgeseg import __version__
 from edgeseg.console import NOTICE, Console
-from edgeseg.errors import EdgesegError, InputError, ParityError, PartialFailure
+from edgeseg.errors import EdgesegError, InputError, OutputError, ParityError, PartialFailure
 
 if TYPE_CHECKING:
     from edgeseg.batch import Outcome
@@ -78,70 +78,70 @@ def infer(
     from edgeseg import batch, bundle, readers, segment
 
     console = Console(as_json)
-    segment.check_output(study, output)
     studies = readers.find_studies(study)
+    segment.check_output(study, [found.root for found in studies], [found.name for found in studies], output)
     console.say(NOTICE)
+    chosen = tuple(formats) if formats else None
     with segment.open_engine(engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified) as opened:
-        outcomes: list[Outcome] = []
+        reports: list[dict[str, Any]] = []
+        failed: list[Outcome] = []
         with console.steps(study.name) as say:
-            for outcome in batch.run(studies, opened, output, tuple(formats) if formats else None, say):
-                _print_outcome(console, outcome, alone=len(studies) == 1)
-                outcomes.append(outcome)
-    _conclude(console, outcomes, output)
+            for outcome in batch.run(studies, opened, output, chosen, say):
+                _note(console, outcome, len(studies), reports, failed)
+    _conclude(console, reports, failed, len(studies), output)
 
 
-def _print_outcome(console: Console, outcome: Outcome, alone: bool) -> None:
-    if outcome.error is not None:
-        if not alone:
+def _note(
+    console: Console, outcome: Outcome, studies: int, reports: list[dict[str, Any]], failed: list[Outcome]
+) -> None:
+    """Say what became of a study and keep what the end needs of it: not its voxels."""
+    if outcome.result is None:
+        failed.append(outcome)
+        if studies > 1:
             said = str(outcome.error)
             console.fail(f"{outcome.name}: {said}" if str(outcome.root) in said else f"{outcome.root}: {said}")
         return
-    if outcome.result is not None:
-        for warning in outcome.result.study.warnings:
-            console.warn(f"{outcome.name}: {warning}")
+    report = {"folder": str(outcome.result.folder), **outcome.result.report()}
+    for warning in report["warnings"]:
+        console.warn(f"{outcome.name}: {warning}")
+    if studies > 1:
+        console.say(f"{outcome.name}: {report['marked_slices']} of {len(report['slices'])} slices marked")
+    reports.append(report)
 
 
-def _conclude(console: Console, outcomes: list[Outcome], output: Path) -> None:
+def _conclude(
+    console: Console, reports: list[dict[str, Any]], failed: list[Outcome], studies: int, output: Path
+) -> None:
     """Print what was found; a single study's error, or that some of several failed, is raised."""
-    done = [outcome.result for outcome in outcomes if outcome.result is not None]
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
     if console.as_json:
-        console.result(
-            {
-                "studies": [{"folder": str(r.folder), **r.report()} for r in done],
-                "failed": [
-                    {"study": outcome.name, "path": str(outcome.root), "error": str(outcome.error)}
-                    for outcome in failed
-                ],
-            }
-        )
-    elif done:
-        _print_results(console, done, output)
-    if failed and len(outcomes) == 1 and failed[0].error is not None:
-        raise failed[0].error
-    if failed and not done:
-        raise InputError(f"none of {len(outcomes)} studies could be segmented: see above")
+        failures = [{"study": f.name, "path": str(f.root), "error": str(f.error)} for f in failed]
+        console.result({"studies": reports, "failed": failures})
+    elif reports:
+        _print_reports(console, reports, output)
+    last = failed[-1].error if failed else None
+    if last is not None and (studies == 1 or (isinstance(last, OutputError) and not reports)):
+        raise last
+    if failed and not reports:
+        raise InputError(f"none of {studies} studies could be segmented: see above")
     if failed:
-        raise PartialFailure(f"{len(failed)} of {len(outcomes)} studies failed: {', '.join(f.name for f in failed)}")
+        names = ", ".join(outcome.root.name for outcome in failed)
+        raise PartialFailure(f"{studies - len(reports)} of {studies} studies are not done: {names}")
 
 
-def _print_results(console: Console, done: list[Any], output: Path) -> None:
-    rows = []
-    for r in done:
-        found, filled = r.segmentation, r.study.channels
-        rows.append(
-            [
-                r.study.name,
-                str(len(found.slice_area_px)),
-                str(sum(area > 0 for area in found.slice_area_px)),
-                "-" if found.volume_ml is None else f"{found.volume_ml:.1f}",
-                "own" if filled["pre"].filled_with == "own" else "FLAIR",
-                "own" if filled["post"].filled_with == "own" else "FLAIR",
-                f"{sum(found.timings_ms.values()) / 1000:.1f}",
-            ]
-        )
+def _print_reports(console: Console, reports: list[dict[str, Any]], output: Path) -> None:
+    rows = [
+        [
+            report["study"]["name"],
+            str(len(report["slices"])),
+            str(report["marked_slices"]),
+            "-" if report["volume_ml"] is None else f"{report['volume_ml']:.1f}",
+            *("own" if report["channels"][t1]["filled_with"] == "own" else "FLAIR" for t1 in ("pre", "post")),
+            f"{sum(report['timings_ms'].values()) / 1000:.1f}",
+        ]
+        for report in reports
+    ]
     console.table("FLAIR abnormality", ["study", "slices", "marked", "ml", "T1 pre", "T1 post", "s"], rows)
-    console.say(f"Results: {done[0].folder if len(done) == 1 else output}")
+    console.say(f"Results: {reports[0]['folder'] if len(reports) == 1 else output}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg import backends, bundle, metrics, preprocess
+from edgeseg.backends import pytorch
 from edgeseg.errors import InputError
 from edgeseg.readers import lgg
 from edgeseg.types import BoolArray, Preprocessing
@@ -106,10 +107,9 @@ def open_subject(what: str, backend: str | None = None) -> Subject:
 
 def _open_model(path: Path) -> Subject:
     from edgeseg import model
-    from edgeseg.backends.pytorch import PyTorchEngine
 
     network, facts = model.load(path)
-    engine = PyTorchEngine(model.with_byte_input(network))
+    engine = pytorch.PyTorchEngine(model.with_byte_input(network))
     stored = facts.get("intensity", "stored") == "stored"
     preprocessing = Preprocessing("stored" if stored else "volume")
     return Subject(f"{path.parent.name} on {engine.runtime}", engine, preprocessing, float(facts.get("threshold", 0.5)))

@@ -100,6 +100,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
     InputError
         When the file is missing, no safetensors file, not written by edgeseg, or of another network than it says.
     """
+    _import_smp()
     import torch
     from safetensors import SafetensorError, safe_open
 

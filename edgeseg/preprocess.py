@@ -24,6 +24,9 @@ from edgeseg.types import (
 TISSUE_MEDIAN: dict[ChannelName, float] = {"pre": 52.0, "flair": 57.0, "post": 55.0}
 """What the tissue's median becomes, 0..255: near that of the training set (``benchmarks/intensity_rule.py``)."""
 
+SMALLEST_ISLAND = 0.05
+"""Share of the largest part's voxels that another part of a mask must have to stay (``docs/figures.md``)."""
+
 
 def to_network(study: Study, preprocessing: Preprocessing) -> NetworkInput:
     """Turn a study into what an engine is given.
@@ -55,7 +58,10 @@ def to_network(study: Study, preprocessing: Preprocessing) -> NetworkInput:
 
 
 def to_segmentation(logits: FloatArray, study: Study, mapping: GridMapping, threshold: float) -> Segmentation:
-    """Bring logits back to the FLAIR grid and mark what reaches the threshold.
+    """Bring logits back to the FLAIR grid, mark what reaches the threshold, and drop small islands.
+
+    An island is a part of the mask that no voxel joins to the rest, not even by a corner; it is dropped when it has
+    fewer voxels than `SMALLEST_ISLAND` of the largest part's.
 
     Parameters
     ----------
@@ -70,13 +76,26 @@ def to_segmentation(logits: FloatArray, study: Study, mapping: GridMapping, thre
     """
     resized = _from_network(logits[:, 0], mapping)
     probability = to_probability(_unorient(resized, mapping))
-    mask: BoolArray = probability >= threshold
+    mask = _without_islands(probability >= threshold)
     areas = tuple(int(n) for n in mask.sum(axis=(1, 2)))
     geometry = study.flair.geometry
     if geometry is None:
         return Segmentation(mask, probability, areas, None, None)
     pixel_mm2 = float(geometry.spacing_mm[1] * geometry.spacing_mm[2])
     return Segmentation(mask, probability, areas, sum(areas) * geometry.voxel_ml, tuple(a * pixel_mm2 for a in areas))
+
+
+def _without_islands(mask: BoolArray) -> BoolArray:
+    if not mask.any():
+        return mask
+    import SimpleITK
+
+    parts = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask.astype(np.uint8)), True)
+    labels = SimpleITK.GetArrayFromImage(parts)
+    voxels = np.bincount(labels.ravel())
+    voxels[0] = 0  # the background
+    kept: BoolArray = (voxels >= SMALLEST_ISLAND * voxels.max())[labels] & mask
+    return kept
 
 
 def to_probability(logits: FloatArray) -> FloatArray:

@@ -165,7 +165,8 @@ def _facts(opened: OpenEngine) -> writers.ReportFacts:
         "licence": manifest.licence,
     }
     versions = {package: metadata.version(package) for package in _PACKAGES}
-    return writers.ReportFacts(described, asdict(manifest.preprocessing), manifest.threshold, versions)
+    given = {**asdict(manifest.preprocessing), "smallest_island": preprocess.SMALLEST_ISLAND}
+    return writers.ReportFacts(described, given, manifest.threshold, versions)
 
 
 @contextmanager
@@ -229,13 +230,29 @@ def _is_file_inside(folder: Path, name: str) -> bool:
     return place.is_relative_to(folder.resolve()) and place.is_file()
 
 
-def check_output(study: Path, output: Path) -> None:
-    """Refuse an output folder inside the input: a second run would read its own masks.
+def check_output(given: Path, roots: list[Path], names: list[str], output: Path) -> None:
+    """Refuse an output folder inside the input, and results that would fall into a study's own folder.
+
+    A second run would read its own masks, or take the study for results.
+
+    Parameters
+    ----------
+    given
+        The input.
+    roots, names
+        The folder of each study found in it, and the name of its output folder.
+    output
+        Folder that the studies' own folders go into.
 
     Raises
     ------
     InputError
-        When ``output`` is ``study`` or lies inside it.
+        When one lies inside the other.
     """
-    if study.is_dir() and output.resolve().is_relative_to(study.resolve()):
-        raise InputError(f"the output folder {output} lies inside the input {study}: give a folder outside it with -o")
+    if given.is_dir() and output.resolve().is_relative_to(given.resolve()):
+        raise InputError(f"the output folder {output} lies inside the input {given}: give a folder outside it with -o")
+    for root, name in zip(roots, names, strict=True):
+        if root.is_dir() and (output / name).resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"the results of {name} would go into the study {root} itself: give another folder with -o"
+            )

@@ -45,7 +45,7 @@ class Engine(ABC):
         Raises
         ------
         EngineError
-            When the engine was closed, or returns another shape or values that are not finite.
+            When the engine was closed, its runtime fails, or returns another shape or values that are not finite.
         ValueError
             When ``slices`` is of another dtype or shape.
         """
@@ -57,7 +57,13 @@ class Engine(ABC):
         logits = np.empty((count, 1, rows, columns), np.float32)
         for start in range(0, count, self.batch):
             part = np.ascontiguousarray(slices[start : start + self.batch])
-            result = self._run(part)
+            try:
+                result = self._run(part)
+            except RuntimeError as error:
+                said = str(error).strip().splitlines()
+                raise EngineError(
+                    f"{self.runtime} failed on {part.shape} slices: {said[-1] if said else error}"
+                ) from error
             if result.shape != (len(part), 1, rows, columns):
                 raise EngineError(f"{self.runtime} returned logits of the shape {result.shape}: build the engine again")
             logits[start : start + len(part)] = result

@@ -30,8 +30,8 @@ LARGEST_SHIFT_MM, LARGEST_ROTATION_DEG = 60.0, 30.0
 """A larger motion is no patient that moved, but a registration that went astray."""
 CHANCE_NATS = 0.30
 """Mutual information at or below which two volumes do not show the same head in the same place."""
-LEAST_COVERAGE = 0.5
-"""Part of the FLAIR head that must lie inside a T1."""
+LEAST_COVERAGE = 0.9
+"""Part of the FLAIR head that must lie inside a T1, be it registered or not: outside it, the channel would be empty."""
 
 _HEAD_LEVEL = 0.2
 _BINS = 32
@@ -78,12 +78,18 @@ def align(moving: Volume, flair: Volume) -> Aligned:
     after = mutual_information(flair.voxels, moved.voxels, head)
 
     needed = shift_mm >= ALIGNED_MM and after >= before * CLEAR_GAIN
-    problem = _problem(shift_mm, rotation_deg, after, coverage(motion, points, moving)) if needed else None
+    problem = _problem(shift_mm, rotation_deg, after) if needed else None
     if not needed and before <= CHANCE_NATS:
         problem = f"its mutual information with FLAIR is {before:.2f} nats, which is chance"
     figures = (shift_mm, rotation_deg, before, after)
     if problem is not None:
         return Aligned(None, Alignment("left out", *figures), f"it could not be aligned with FLAIR: {problem}")
+    covered = coverage(motion if needed else None, points, moving)
+    if covered < LEAST_COVERAGE:
+        clause = (
+            f"left out, as it covers {covered:.0%} of the head that FLAIR shows, and {LEAST_COVERAGE:.0%} is needed"
+        )
+        return Aligned(None, Alignment("left out", *figures), clause)
     if needed:
         clause = f"registered rigidly, as the headers are {shift_mm:.1f} mm and {rotation_deg:.1f} degrees off"
         return Aligned(moved, Alignment("registered", *figures), clause)
@@ -176,11 +182,11 @@ def rotation_of(motion: sitk.Euler3DTransform) -> float:
     return float(np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1.0, 1.0))))
 
 
-def coverage(motion: sitk.Transform, points: Vector, moving: Volume) -> float:
-    """Part (0..1) of points (point, 3), in mm, LPS, that a motion takes into a volume."""
+def coverage(motion: sitk.Transform | None, points: Vector, moving: Volume) -> float:
+    """Part (0..1) of points (point, 3), in mm, LPS, that a motion takes into a volume; None is no motion."""
     if moving.geometry is None or not len(points):
         return 0.0
-    offset = _transformed(motion, points) - moving.geometry.origin_mm
+    offset = (points if motion is None else _transformed(motion, points)) - moving.geometry.origin_mm
     index = (offset @ moving.geometry.direction) / moving.geometry.spacing_mm
     inside = (index >= -0.5) & (index <= np.asarray(moving.voxels.shape) - 0.5)
     return float(inside.all(axis=1).mean())
@@ -199,14 +205,12 @@ def _one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def _problem(shift_mm: float, rotation_deg: float, similarity: float, covered: float) -> str | None:
+def _problem(shift_mm: float, rotation_deg: float, similarity: float) -> str | None:
     """Why a motion is not to be believed, or None."""
     if shift_mm > LARGEST_SHIFT_MM or rotation_deg > LARGEST_ROTATION_DEG:
         return f"registration found a motion of {shift_mm:.0f} mm and {rotation_deg:.0f} degrees, which is implausible"
     if similarity <= CHANCE_NATS:
         return f"after registration its mutual information with FLAIR is {similarity:.2f} nats, which is chance"
-    if covered < LEAST_COVERAGE:
-        return f"it covers {covered:.0%} of the head that FLAIR shows"
     return None
 
 

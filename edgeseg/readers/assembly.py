@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from edgeseg.errors import StudyError
 from edgeseg.readers import alignment
 from edgeseg.readers.sequences import Choice, SeriesFacts, choose
 from edgeseg.types import ChannelName, ChannelOrigin, Study, Volume
+
+
+class UnreadableFile(StudyError):
+    """A file that cannot be used: the message names it, `nameless` is the same for reports, which hold no paths.
+
+    Parameters
+    ----------
+    path
+        The file.
+    problem
+        What is wrong with it, as the rest of a sentence that begins with the file.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} {problem}")
+        self.nameless = f"one file {problem}"
 
 
 def assemble(
@@ -81,7 +98,8 @@ def _t1(
     try:
         moving = load(chosen)
     except StudyError as error:
-        notes.append(f"the T1 in {label} was left out: {error}")
+        said = error.nameless if isinstance(error, UnreadableFile) else str(error)
+        notes.append(f"the T1 in {label} was left out: {said}")
         return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read")
     aligned = alignment.align(moving, flair)
     if aligned.alignment.method in ("registered", "left out"):

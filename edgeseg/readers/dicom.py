@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.errors import StudyError
-from edgeseg.readers.assembly import assemble
+from edgeseg.readers.assembly import UnreadableFile, assemble
 from edgeseg.readers.sequences import FEWEST_SLICES
 from edgeseg.readers.series import Frame, Series, find_series, read_header
 from edgeseg.types import FloatArray, Geometry, Study, Vector, Volume
@@ -27,7 +27,9 @@ GAP_TOLERANCE = 0.1
 """Part of the slice distance by which a distance may differ before a slice counts as missing."""
 
 
-def read_study(name: str, uid: str, files: Sequence[Path], notes: Sequence[str] = ()) -> Study:
+def read_study(
+    name: str, uid: str, files: Sequence[Path], notes: Sequence[str] = (), skipped: Sequence[Path] = ()
+) -> Study:
     """Read one DICOM study.
 
     Parameters
@@ -38,6 +40,8 @@ def read_study(name: str, uid: str, files: Sequence[Path], notes: Sequence[str] 
         Its DICOM files, in any order.
     notes
         Warnings that the study carries already.
+    skipped
+        Files beside them that cannot be read: named where the study is refused, and in no warning.
 
     Returns
     -------
@@ -69,7 +73,8 @@ def read_study(name: str, uid: str, files: Sequence[Path], notes: Sequence[str] 
             warnings=(*notes, *more),
         )
     except StudyError as error:
-        raise StudyError("; ".join((str(error), *notes))) from error
+        names = ", ".join(path.name for path in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        raise StudyError("; ".join((str(error), *notes)) + (f" ({names})" if names else "")) from error
     return replace(study, headers=_full_headers(ordered[loaded[0]]))
 
 
@@ -124,7 +129,8 @@ def read_volume(frames: Sequence[Frame]) -> Volume:
     Raises
     ------
     StudyError
-        A file cannot be decoded: its transfer syntax is not supported, or it is truncated or damaged.
+        A file cannot be decoded: its transfer syntax is not supported, it is truncated or damaged, or its rescale
+        is no number.
     """
     datasets: dict[Path, tuple[Dataset, Any]] = {}
     slices: list[FloatArray] = []
@@ -132,7 +138,13 @@ def read_volume(frames: Sequence[Frame]) -> Volume:
         if frame.path not in datasets:
             datasets[frame.path] = _decoded(frame.path)
         dataset, pixels = datasets[frame.path]
-        slices.append(_rescaled(dataset, pixels if pixels.ndim == 2 else pixels[frame.index or 0], frame))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                slices.append(_rescaled(dataset, pixels if pixels.ndim == 2 else pixels[frame.index or 0], frame))
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            problem = "has a rescale slope, an intercept or a table that cannot be applied: export the series again"
+            raise UnreadableFile(frame.path, problem) from error
         if frame.index is None:
             del datasets[frame.path]
     ids = tuple(frame.instance_uid for frame in frames)
@@ -186,17 +198,16 @@ def _decoded(path: Path) -> tuple[Dataset, Any]:
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, force=True)
             if int(dataset.get("SamplesPerPixel", 1)) != 1:
-                raise StudyError(f"{path} is a colour image, not an MR image as acquired: export the original series")
+                problem = "is a colour image, not an MR image as acquired: export the original series"
+                raise UnreadableFile(path, problem)
             _name_syntax(dataset)
             _check_decoder(path, dataset)
             return dataset, dataset.pixel_array
     except StudyError:
         raise
     except Exception as error:  # decoders raise whatever they like
-        raise StudyError(
-            f"{path} has a header that can be read and pixels that cannot (truncated or damaged): copy or export the "
-            "file again"
-        ) from error
+        problem = "has a header that can be read and pixels that cannot (truncated or damaged)"
+        raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
 
 
 def _name_syntax(dataset: Dataset) -> None:
@@ -225,10 +236,8 @@ def _check_decoder(path: Path, dataset: Dataset) -> None:
     except NotImplementedError:
         available = False
     if not available:
-        raise StudyError(
-            f"{path} is compressed as {syntax.name}, which edgeseg cannot decode here: export it as Explicit VR Little "
-            "Endian"
-        )
+        problem = f"is compressed as {syntax.name}, which edgeseg cannot decode here"
+        raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
 
 
 def _rescaled(dataset: Dataset, pixels: Any, frame: Frame) -> FloatArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from edgeseg.readers.series import read_header
 from edgeseg.types import Study
 
 _WANTED = "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), or with NIfTI files"
+_RESULTS = "holds results of edgeseg, not a study"
+_RESULT_NAMES = frozenset(("masks", "overlay", "mask.nii.gz", "segmentation.dcm", "report.dcm"))
+"""What else lies beside a report: left aside where someone had results written into the study's own folder."""
 _NO_IMAGES = frozenset(
     (
         *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
@@ -34,7 +38,7 @@ class StudyFiles:
     Parameters
     ----------
     name
-        Name of the study's output folder, unlike that of any other study found with it.
+        Name of the study's output folder, unlike that of any other study found with it: `_unique` says how.
     kind
         Kind of files.
     root
@@ -44,7 +48,9 @@ class StudyFiles:
     uid
         StudyInstanceUID for DICOM ("" where no file says it), the folder's name otherwise.
     warnings
-        Sentences on files that were skipped.
+        Sentences on files that were skipped, without their names: warnings reach reports.
+    skipped
+        The files that were skipped.
     """
 
     name: str
@@ -53,6 +59,7 @@ class StudyFiles:
     files: tuple[Path, ...]
     uid: str
     warnings: tuple[str, ...] = ()
+    skipped: tuple[Path, ...] = ()
 
 
 def find_studies(path: Path) -> list[StudyFiles]:
@@ -77,7 +84,7 @@ def find_studies(path: Path) -> list[StudyFiles]:
         raise StudyError(f"{path} does not exist: {_WANTED}")
     files = [path] if path.is_file() else list(_walk(path))
     if not files:
-        raise StudyError(f"{path} is empty: {_WANTED}")
+        raise StudyError(f"{path} {_RESULTS if _holds_results(path) else 'is empty'}: {_WANTED}")
     folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
     candidates = []
     for file in files:
@@ -119,7 +126,7 @@ def read_study(files: StudyFiles) -> Study:
     if files.kind == "dicom" and not files.uid:
         raise StudyError(_nothing(files.root, files.files, files.files))
     if files.kind == "dicom":
-        return dicom.read_study(files.name, files.uid, files.files, files.warnings)
+        return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped)
     if files.kind == "tiff":
         return tiff.read_study(files.name, files.files)
     return nifti.read_study(files.name, files.files)
@@ -132,14 +139,15 @@ def nifti_name(path: Path) -> str:
 
 def _walk(root: Path) -> Iterator[Path]:
     """All files below a folder, sorted, without hidden ones and without edgeseg's own results."""
+    own = _RESULT_NAMES if _is_result(root) else frozenset()
     for folder, names, files in os.walk(root):
         inside = Path(folder)
         names[:] = sorted(
             name
             for name in names
-            if not name.startswith(".") and name != "edgeseg-output" and not _is_result(inside / name)
+            if not name.startswith(".") and name not in {"edgeseg-output", *own} and not _is_result(inside / name)
         )
-        yield from (inside / file for file in sorted(files) if not file.startswith("."))
+        yield from (inside / file for file in sorted(files) if not file.startswith(".") and file not in own)
 
 
 def _is_result(folder: Path) -> bool:
@@ -148,6 +156,12 @@ def _is_result(folder: Path) -> bool:
         return '"edgeseg_version"' in (folder / "report.json").read_text(encoding="utf-8")[:200]
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _holds_results(root: Path) -> bool:
+    """Whether a folder is, or holds at any depth, what edgeseg wrote."""
+    folders = (Path(folder) for folder, _, _ in os.walk(root))
+    return any(folder.name == "edgeseg-output" or _is_result(folder) for folder in folders)
 
 
 def _kind(path: Path) -> Literal["dicom", "tiff", "nifti"] | None:
@@ -175,10 +189,10 @@ def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[P
     studies = []
     for uid, members in found.items():
         root = Path(os.path.commonpath([str(member.parent) for member in members]))
-        skipped = [path for path in unreadable if root in path.parents]
-        notes = (_skipped(skipped),) if skipped else ()
+        skipped = tuple(path for path in unreadable if root in path.parents)
+        notes = (_skipped(len(skipped)),) if skipped else ()
         name = hashlib.sha256(uid.encode()).hexdigest()[:12]
-        studies.append(StudyFiles(name, "dicom", root, tuple(members), uid, notes))
+        studies.append(StudyFiles(name, "dicom", root, tuple(members), uid, notes, skipped))
     return studies, unreadable
 
 
@@ -191,14 +205,15 @@ def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFil
     return [StudyFiles(folder.name, "dicom", folder, tuple(files), "") for folder, files in folders.items()]
 
 
-def _skipped(paths: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
-    verb = "file is" if len(paths) == 1 else "files are"
-    return f"{len(paths)} {verb} not DICOM, or truncated, and left aside ({names})"
+def _skipped(count: int) -> str:
+    verb = "file is" if count == 1 else "files are"
+    return f"{count} {verb} not DICOM, or truncated, and left aside"
 
 
 def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> str:
     """What is there instead of images."""
+    if not unreadable and _holds_results(path):
+        return f"{path} {_RESULTS}: {_WANTED}"
     if not unreadable:
         endings = sorted({file.suffix or "no ending" for file in files})
         found = f"{len(files)} files were found" if len(files) > 1 else "one file was found"
@@ -227,14 +242,29 @@ def _diagnosis(path: Path) -> str:
 
 
 def _unique(studies: list[StudyFiles], path: Path) -> list[StudyFiles]:
-    """Make names unlike each other: the first keeps its own, others get digits that hang on their folder alone."""
-    taken: set[str] = set()
-    result = []
-    for study in studies:
-        name = study.name
-        if name in taken:
-            place = os.path.relpath(study.root, path) + study.kind
-            name = f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
-        taken.add(name)
-        result.append(replace(study, name=name))
-    return result
+    """Make names unlike each other.
+
+    A name that several studies share is kept by none: each of them is named by its folder's path below the one that
+    was given (``sub-01_anat``), and where that is shared too, digits that hang on path and kind follow it. So a
+    study's name hangs on its own path and on whether it is shared, never on order or on which studies share it.
+    """
+    names = [study.name for study in studies]
+    for longer in (_path_name, _digits_name):
+        counts = Counter(names)
+        names = [longer(study, path) if counts[name] > 1 else name for study, name in zip(studies, names, strict=True)]
+    return [replace(study, name=name) for study, name in zip(studies, names, strict=True)]
+
+
+def _path_name(study: StudyFiles, path: Path) -> str:
+    """The path of a study's folder below the one given, as a name; a DICOM study's own, which quotes no path."""
+    if study.kind == "dicom" and study.uid:
+        return study.name
+    return (
+        "_".join(part for part in Path(os.path.relpath(study.root, path)).parts if part not in (".", ".."))
+        or study.name
+    )
+
+
+def _digits_name(study: StudyFiles, path: Path) -> str:
+    place = Path(os.path.relpath(study.root, path)).as_posix() + study.kind + study.uid
+    return f"{_path_name(study, path)}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"

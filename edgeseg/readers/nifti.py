@@ -17,7 +17,7 @@ import numpy as np
 from edgeseg.errors import StudyError
 from edgeseg.readers import geometry
 from edgeseg.readers.assembly import assemble
-from edgeseg.readers.sequences import FEWEST_SLICES, SeriesFacts
+from edgeseg.readers.sequences import FEWEST_SLICES, SeriesFacts, recognise
 from edgeseg.types import Study, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -45,9 +45,10 @@ def read_study(name: str, files: Sequence[Path]) -> Study:
     Raises
     ------
     StudyError
-        None of the files is FLAIR, or the FLAIR file cannot be read, is four-dimensional or is a mask.
+        None of the files is FLAIR or several are, or the FLAIR file cannot be read, is four-dimensional or is a mask.
     """
     facts = [series_facts(path) for path in files]
+    _check_one_patient(files, facts)
     try:
         return assemble(uid=name, name=name, source="nifti", series=facts, load=lambda i: read_volume(files[i]))
     except StudyError as error:
@@ -126,6 +127,17 @@ def series_facts(path: Path) -> SeriesFacts:
         acquired=str(sidecar.get("AcquisitionDateTime", sidecar.get("AcquisitionTime", ""))),
         derived=any(word in name.lower() for word in _MASK_WORDS) or "SECONDARY" in image_type,
     )
+
+
+def _check_one_patient(files: Sequence[Path], facts: Sequence[SeriesFacts]) -> None:
+    """Refuse a folder of several FLAIR files: nothing says that they, and the T1s beside them, are of one patient."""
+    flairs = [path.name for path, fact in zip(files, facts, strict=True) if recognise(fact).kind == "FLAIR"]
+    if len(flairs) > 1:
+        names = ", ".join(flairs[:5]) + (", ..." if len(flairs) > 5 else "")
+        raise StudyError(
+            f"{files[0].parent} holds {len(flairs)} FLAIR files ({names}) and edgeseg takes one a study: put each "
+            "patient into a folder of its own, with one FLAIR file"
+        )
 
 
 def _check_whole(path: Path) -> None:

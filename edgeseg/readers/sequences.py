@@ -1,8 +1,8 @@
 """Which series is which: FLAIR, T1 before and after contrast, from sequence physics and text.
 
 `RULES` is a literal table: each rule that holds gives points to a kind, and the kind with the most points wins if it
-has `ENOUGH`. A reason names the rules that held, with numbers and keywords of this file: nothing is copied from
-headers, so no name can leak into a report.
+has `ENOUGH` and no other kind has as many: a tie is no answer. A reason names the rules that held, with numbers and
+keywords of this file: nothing is copied from headers, so no name can leak into a report.
 """
 
 from __future__ import annotations
@@ -100,12 +100,13 @@ def _keywords(pattern: str) -> Callable[[SeriesFacts], bool]:
     return lambda facts: search(_plain(facts.text)) is not None
 
 
-_FLAIR_WORDS = _keywords(r"flair|dark ?fluid")
+_FLAIR_WORDS = _keywords(r"flair|dark ?fluid|\bt2f\b")
 _T2_WORDS = _keywords(r"t2(?!\d)")
 _T1_WORDS = _keywords(r"t1(?!\d)|mp ?rage|bravo|f?spgr|vibe|\btfl")
 _OTHER_WORDS = _keywords(
     r"dwi|dti|diff|trace|\badc\b|\beadc\b|\bswi|swan|venbold|\btof\b|\bmra\b|\bmrv\b|angio|perf|\bdsc\b|\bdce\b|"
-    r"\basl\b|fmri|bold|field ?map|phase|\bstir\b|spectro|\bmrs\b|t2 ?(\*|star)|hemo|ciss|fiesta|\bsubtr"
+    r"\basl\b|fmri|bold|field ?map|phase|\bstir\b|spectro|\bmrs\b|t2 ?(\*|star)|hemo|ciss|fiesta|\bsubtr|"
+    r"\bdir\b|double ?inversion|calib|\bcal\b|^(?!.*(flair|t[12])).*\basset\b|sense ?ref|\bref(erence)? ?scan|\bb1 ?map"
 )
 _LOCALIZER_WORDS = _keywords(r"locali[sz]er|\bloc\b|scout|survey|pilot|3 ?plane|smartbrain")
 
@@ -165,9 +166,14 @@ RULES: tuple[Rule, ...] = (
         "PD",
         3,
         "echo time {te} ms and repetition time {tr} ms",
-        lambda f: _between(f.echo_time_ms, 0, 45) and _between(f.repetition_time_ms, 1800) and not f.inversion_time_ms,
+        lambda f: (
+            _between(f.echo_time_ms, 0, 45)
+            and _between(f.repetition_time_ms, 1800)
+            and not f.inversion_time_ms
+            and not _T1_WORDS(f)
+        ),
     ),
-    Rule("other", 9, "a keyword of diffusion, susceptibility, angiography or the like", _OTHER_WORDS),
+    Rule("other", 9, "a keyword of diffusion, susceptibility, angiography, calibration or the like", _OTHER_WORDS),
     Rule("other", 4, "echo-planar imaging", lambda f: "EP" in f.techniques),
     Rule(
         "other",
@@ -177,19 +183,26 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+_BOTH_WORDS = re.compile(r"\bw(ith)? ?(/|&|\+|and)? ?(w ?/ ?o|wo|without)\b( ?(contrast|gad\w*|gd))?")
+"""With and without contrast: says of an examination that it has both, and nothing of a series."""
 _CONTRAST_WORDS = (
     (
         "before",
-        re.compile(r"\bpre\b|precontrast|\bnon ?-?contrast|without|\bw ?/ ?o\b|unenhanced|nativ|\bplain\b|ohne"),
+        re.compile(
+            r"\bpre\b|\bpre ?(contrast|gad|gd\b|km\b)|\bnon? ?(contrast|gad|gd\b|km\b)|unenhanced|nativ|\bplain\b|"
+            r"(\bw ?/ ?o|\bw o|\bwo|without)\b(?! ?(fs\b|fat))|\bsans\b|\bsin\b|\bohne\b|\bt1n\b"
+        ),
     ),
     (
         "after",
         re.compile(
-            r"post(?! ?-?op|erior)|gado|gadolinium|\bgad\b|gd\b|\+ ?c\b|\+ ?gd|\bt1w? ?c\b|t1c[e+]?\b|\bce\b|contrast|"
-            r"\bkm\b|enhanced"
+            r"post(?! ?-?op|erior)|gado|gadolinium|\bgad\b|gd\b|\+ ?c\b|\bc ?\+|\+ ?gd|\bt1w? ?c\b|t1c[e+]?\b|\bce\b|"
+            r"contrast|\bkm\b|enhanced"
         ),
     ),
 )
+_MINUS_C = re.compile(r"-c(?![\w+-])|(?:(?<![a-z0-9])|(?<=t1)|(?<=t1w))c-(?!\w)")
+"""Without contrast by a minus sign, which is no separator there: T1-C, T1 C-."""
 _SAME_PROTOCOL = 0.1
 
 
@@ -204,7 +217,7 @@ def recognise(facts: SeriesFacts) -> Recognised:
     Returns
     -------
     Recognised
-        The kind with the most points in `RULES`, and the rules that gave them.
+        The kind with the most points in `RULES`, and the rules that gave them; not recognised where two have as many.
     """
     if facts.derived:
         return Recognised("derived image", 0, "computed from other images")
@@ -219,7 +232,9 @@ def recognise(facts: SeriesFacts) -> Recognised:
                 says.setdefault(rule.kind, []).append(rule.says.format(**_numbers(facts)))
     if not points or max(points.values()) < ENOUGH:
         return Recognised("series that was not recognised", 0, "no rule holds")
-    kind = max(points, key=lambda k: points[k])
+    kind, *others = (k for k in points if points[k] == max(points.values()))
+    if others:
+        return Recognised("series that was not recognised", 0, f"as much speaks for {kind} as for {others[0]}")
     return Recognised(kind, points[kind], " and ".join(says[kind]))
 
 
@@ -234,7 +249,8 @@ def choose(series: Sequence[SeriesFacts]) -> Choice:
     Returns
     -------
     Choice
-        FLAIR always; a T1 is None where there is none.
+        FLAIR always; a T1 is None where there is none. Of several T1s after contrast, one whose header names the agent
+        goes before one that a keyword speaks for.
 
     Raises
     ------
@@ -259,7 +275,14 @@ def choose(series: Sequence[SeriesFacts]) -> Choice:
     for channel, state in (("pre", "before"), ("post", "after")):
         channel_name: ChannelName = "pre" if channel == "pre" else "post"
         found = [i for i, (is_state, _) in contrast.items() if is_state == state]
-        found.sort(key=lambda i: (-_same_plane(series[i], series[flair]), -kinds[i].points, -series[i].slices))
+        found.sort(
+            key=lambda i: (
+                -(state == "after" and bool(series[i].agent)),
+                -_same_plane(series[i], series[flair]),
+                -kinds[i].points,
+                -series[i].slices,
+            )
+        )
         chosen[channel_name] = found[0] if found else None
         reasons[channel_name] = (
             f"T1 by {kinds[found[0]].reason}, {state} contrast by {contrast[found[0]][1]}"
@@ -294,7 +317,7 @@ def _contrast_of(t1s: list[tuple[int, SeriesFacts]]) -> dict[int, tuple[Literal[
 
 def _said(facts: SeriesFacts) -> tuple[Literal["before", "after"], str] | None:
     """Before or after contrast by the series' own text and header."""
-    text = _plain(facts.text)
+    text = _BOTH_WORDS.sub(" ", _plain(facts.text))
     if _CONTRAST_WORDS[0][1].search(text):
         return "before", "a keyword"
     if facts.agent:
@@ -342,4 +365,4 @@ def _numbers(facts: SeriesFacts) -> dict[str, str]:
 
 def _plain(text: str) -> str:
     """Lower case, with the separators of names as blanks."""
-    return re.sub(r"[\s_.,;:()\[\]-]+", " ", text.lower())
+    return re.sub(r"[\s_.,;:()\[\]-]+", " ", _MINUS_C.sub(" without contrast ", text.lower()))

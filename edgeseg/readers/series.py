@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -37,7 +39,7 @@ _DERIVED_TYPES = frozenset(
     )
 )
 _NO_AGENT = frozenset(("", "no", "none", "n", "0", "nil", "without"))
-_PARALLEL = 0.01
+_PARALLEL, _ASKEW = 0.01, 0.1
 
 
 @dataclass(frozen=True)
@@ -129,22 +131,27 @@ def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, .
         header = read_header(path, TAGS)
         if header is None:
             continue
+        _drop_malformed(header)
         modality = str(header.get("Modality", "unknown"))
         modalities[modality] += 1
         if modality == "MR" and header.get("Rows"):
-            copies += str(header.get("SOPInstanceUID", path)) in headers
-            headers.setdefault(str(header.get("SOPInstanceUID", path)), (path, header))
+            uid = str(header.get("SOPInstanceUID") or f"file {len(headers) + 1}")
+            copies += uid in headers
+            headers.setdefault(uid, (path, header))
     if not headers:
         raise StudyError(_no_mr(modalities))
-    groups = _group(headers)
+    groups, placeless = _group(headers)
     if not groups:
         raise StudyError(
             f"{len(headers)} MR images were found and none says where it lies (Image Position, Image Orientation and "
-            "Pixel Spacing are missing): export the original images, not screen captures"
+            "Pixel Spacing are missing or not valid): export the original images, not screen captures"
         )
     notes = []
     if copies:
         notes.append(f"{copies} files are copies of other files of the study and were left aside")
+    if placeless:
+        verb = "image says" if placeless == 1 else "images say"
+        notes.append(f"{placeless} {verb} nothing valid of position, orientation or pixel spacing: left aside")
     return tuple(Series(tuple(frames), facts) for frames, facts in groups), tuple(notes)
 
 
@@ -158,13 +165,15 @@ def _no_mr(modalities: Counter[str]) -> str:
     return f"no MR images found (files by modality: {found or 'none'}): give an MR study with a FLAIR series"
 
 
-def _group(headers: dict[str, tuple[Path, Dataset]]) -> list[tuple[list[Frame], SeriesFacts]]:
-    """Frames by series, image type, echo time and orientation, with the facts of each group."""
+def _group(headers: dict[str, tuple[Path, Dataset]]) -> tuple[list[tuple[list[Frame], SeriesFacts]], int]:
+    """Frames by series, image type, echo time and orientation, with the facts of each group; how many have no place."""
+    placeless = 0
     groups: dict[tuple[Any, ...], list[tuple[list[Frame], SeriesFacts]]] = {}
     for uid, (path, header) in headers.items():
-        for index in range(int(header.get("NumberOfFrames") or 1)) if _is_multiframe(header) else (None,):
+        for index in range(_frame_count(header)) if _is_multiframe(header) else (None,):
             frame = _frame(path, header, index, uid)
             if frame is None:
+                placeless += 1
                 continue
             facts = _facts(header, index)
             key = (
@@ -181,7 +190,31 @@ def _group(headers: dict[str, tuple[Path, Dataset]]) -> list[tuple[list[Frame], 
                     break
             else:
                 alike.append(([frame], replace(facts, normal=_triple(frame.normal))))
-    return [(frames, replace(facts, slices=len(frames))) for alike in groups.values() for frames, facts in alike]
+    found = [(frames, replace(facts, slices=len(frames))) for alike in groups.values() for frames, facts in alike]
+    return found, placeless
+
+
+def _drop_malformed(header: Dataset) -> None:
+    """Take out the elements whose bytes pydicom cannot turn into a value, so that they count as missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on values: those that matter are checked here
+        for tag in list(header.keys()):
+            try:
+                header[tag]
+            except Exception:  # pydicom raises whatever a value's conversion does
+                del header[tag]
+
+
+def _frame_count(header: Dataset) -> int:
+    """How many frames a multi-frame header has: what it says, or the items that it has for them."""
+    said = _whole_number(header.get("NumberOfFrames"))
+    return said if said is not None else len(header.get("PerFrameFunctionalGroupsSequence") or (None,))
+
+
+def _whole_number(value: Any) -> int | None:
+    """The digits that a value begins with, as a number: archives write ``4a``; None where there are none."""
+    digits = re.match(r"\s*(\d{1,9})", "" if value is None else str(value))
+    return int(digits[1]) if digits else None
 
 
 def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | None:
@@ -193,12 +226,14 @@ def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | 
         place = np.asarray(position, dtype=np.float64).reshape(3)
         axes = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
         pixel = np.asarray(spacing, dtype=np.float64).reshape(2)
-    except (TypeError, ValueError):
+        shape = (int(header.Rows), int(header.Columns))
+    except (TypeError, ValueError, AttributeError):
         return None
     lengths = np.linalg.norm(axes, axis=1, keepdims=True)
     if not np.isfinite(place).all() or not (pixel > 0).all() or not np.allclose(lengths, 1.0, atol=0.05):
         return None
-    shape = (int(header.Rows), int(header.Columns))
+    if not np.isfinite(pixel).all() or abs(float(axes[0] @ axes[1])) > _ASKEW:
+        return None
     return Frame(path, index, uid, place, (axes / lengths).ravel(), pixel, shape)
 
 
@@ -210,9 +245,9 @@ def _facts(header: Dataset, index: int | None) -> SeriesFacts:
     if "LOCALIZER" in types:
         text.append("localizer")
     digits = hashlib.sha256(str(header.get("SeriesInstanceUID", "")).encode()).hexdigest()[:12]
-    number = header.get("SeriesNumber")
+    number = _whole_number(header.get("SeriesNumber"))
     return SeriesFacts(
-        label=f"series {'without number' if number is None else int(number)} ({digits})",
+        label=f"series {'without number' if number is None else number} ({digits})",
         slices=1,
         text=" ".join(text),
         echo_time_ms=_number(header, index, "EchoTime", "MREchoSequence", "EffectiveEchoTime"),
@@ -265,9 +300,10 @@ def _number(header: Dataset, index: int | None, keyword: str, group: str, inner:
     if not isinstance(value, (str, int, float)) and value is not None and len(value):
         value = value[0]
     try:
-        return None if value in (None, "") else float(value)
+        number = math.nan if value in (None, "") else float(value)
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _item(header: Dataset, index: int | None, keyword: str, group: str, inner: str | None = None) -> Any:

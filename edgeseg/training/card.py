@@ -29,10 +29,12 @@ def write_card(
     history: list[dict[str, Any]],
     digest: str,
 ) -> None:
-    """Write a run's card as Markdown; figures are those of the last epoch."""
+    """Write a run's card as Markdown; figures are those of the epoch whose weights were kept."""
     sides = [("train", training), ("validate", validation)]
     rows = [f"| {side} | {s.patient_count()} | {len(s)} | {int(s.masks.any(axis=(1, 2)).sum())} |" for side, s in sides]
-    last = history[-1]
+    checked = [epoch for epoch in history if epoch["validation"]]
+    key = config.metric.lower()
+    kept = max(checked, key=lambda epoch: epoch["validation"][key]) if config.keep_best else checked[-1]
     names = sorted({validation.names[number] for number in validation.patients.tolist()})
     whole = not set(training.patients.tolist()) & set(validation.patients.tolist())
     held_back = ", ".join(names) if whole else "none as a whole: the split is by slice"
@@ -47,13 +49,13 @@ def write_card(
 
 Patients held back for validation: {held_back}.
 
-Training: {last["number"]} of {config.epochs} epochs, batch {config.batch_size}, AdamW, learning rate
+Training: {len(history)} of {config.epochs} epochs, batch {config.batch_size}, AdamW, learning rate
 {config.learning_rate:g}, {config.schedule} schedule, seed {seed}, intensities "{config.intensity}",
 edgeseg {__version__}. All settings: `config.yaml` of the run.
 
-## Figures of the last epoch, before rounding to FP16
+## Figures of epoch {kept["number"]}, whose weights these are, before rounding to FP16
 
-{_figures(last["validation"])}
+{_figures(kept["validation"])}
 
 ## Limits
 

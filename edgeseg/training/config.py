@@ -11,9 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
+from edgeseg.errors import BackendMissing, ConfigError
 
-from edgeseg.errors import ConfigError
+try:
+    import yaml
+except ImportError as missing:
+    raise BackendMissing("training needs PyYAML: pip install 'edgeseg[train]'") from missing
 
 SEED_CONFIG = "lgg-unet-resnet34.yaml"
 

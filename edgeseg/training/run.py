@@ -58,6 +58,8 @@ def train(
         import torch
     except ImportError as error:
         raise BackendMissing("training needs PyTorch: pip install 'edgeseg[train]'") from error
+    if not resume and (run / loop.CHECKPOINT).exists():
+        raise OutputError(f"{run} holds a run already: go on with --resume, or give another folder with -o")
     for field in config.inert:
         say(f"without effect: {field}")
     begun = _begun(run) if resume else {}
@@ -120,9 +122,7 @@ def _begun(run: Path) -> dict[str, str]:
 
 
 def _begin(run: Path, config: TrainConfig, begun: dict[str, str]) -> None:
-    """Make the run's folder, and refuse one that already holds a run."""
-    if (run / loop.CHECKPOINT).exists():
-        raise OutputError(f"{run} holds a run already: go on with --resume, or give another folder with -o")
+    """Make the run's folder and write down what the run starts from."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         (run / BEGUN).write_text(json.dumps(begun, indent=2) + "\n", encoding="utf-8")

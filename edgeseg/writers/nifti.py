@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.errors import StudyError
+from edgeseg.errors import OutputError, StudyError
 from edgeseg.types import Segmentation, Study
 from edgeseg.writers.report import ReportFacts
 
@@ -37,6 +37,8 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
     ------
     StudyError
         When the study has no geometry.
+    OutputError
+        When the file cannot be written.
     """
     import SimpleITK
 
@@ -47,5 +49,8 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
     image.SetOrigin(geometry.origin_mm.tolist())
     image.SetSpacing(geometry.spacing_mm[::-1].tolist())
     image.SetDirection(geometry.direction[:, ::-1].ravel().tolist())
-    SimpleITK.WriteImage(image, str(folder / FILE), useCompression=True)
+    try:
+        SimpleITK.WriteImage(image, str(folder / FILE), useCompression=True)
+    except RuntimeError as error:  # what SimpleITK makes of a full disk
+        raise OutputError(f"cannot write {FILE} to {folder}: free some space, or give another folder") from error
     return [FILE]

@@ -27,6 +27,7 @@ _OPTIONAL = ("IssuerOfPatientID", "PatientAge", "StudyDescription")
 _DATES = ("Content", "Series", "Acquisition", "Study")
 _NO_DATE, _NO_TIME = "19000101", "000000"
 _SERIES_OFFSET = 9000
+_REMEDY = "ask for another format, such as --format nifti"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def seg_source(study: Study) -> SegSource:
     Raises
     ------
     StudyError
-        When headers or geometry are missing, or a slice lies where no header says.
+        When headers or geometry are missing, the series is spread over several multi-frame instances, an image or a
+        frame does not say where it lies, or a slice lies where no header says.
     """
     geometry = study.flair.geometry
     if not study.headers or geometry is None:
@@ -78,7 +80,8 @@ def seg_source(study: Study) -> SegSource:
             f"the study {study.name} has no DICOM headers, and a DICOM SEG needs them: ask for the other formats"
         )
     first = study.headers[0]
-    multi_frame = len(study.headers) == 1 and "PerFrameFunctionalGroupsSequence" in first
+    _check_kind(study)
+    multi_frame = "PerFrameFunctionalGroupsSequence" in first
     positions = _frame_positions(first) if multi_frame else _slice_positions(study.headers)
     order = _order(positions, geometry, study)
     with warnings.catch_warnings():
@@ -100,15 +103,42 @@ def seg_source(study: Study) -> SegSource:
     )
 
 
+def _check_kind(study: Study) -> None:
+    """Refuse what highdicom cannot refer to: several multi-frame instances, and instances without a UID."""
+    if len(study.headers) > 1 and any("PerFrameFunctionalGroupsSequence" in header for header in study.headers):
+        raise StudyError(
+            f"the FLAIR series of study {study.name} is spread over {len(study.headers)} multi-frame instances, and a "
+            f"DICOM SEG is made of one, or of single images: {_REMEDY}"
+        )
+    if not all(header.get("SOPInstanceUID") for header in study.headers):
+        raise StudyError(
+            f"the FLAIR series of study {study.name} has an image without SOP Instance UID, and a DICOM SEG refers to "
+            f"each image by it: {_REMEDY}"
+        )
+
+
 def _slice_positions(headers: Sequence[Any]) -> Vector:
     """Return the headers' positions, (header, 3), mm, LPS."""
-    return np.array([header.ImagePositionPatient for header in headers], dtype=np.float64)
+    return _stacked([header.get("ImagePositionPatient") for header in headers], "image")
 
 
 def _frame_positions(header: Any) -> Vector:
     """Return the positions of all frames of a multi-frame header, (frame, 3), mm, LPS."""
-    frames = header.PerFrameFunctionalGroupsSequence
-    return np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=np.float64)
+    places = [(frame.get("PlanePositionSequence") or [None])[0] for frame in header.PerFrameFunctionalGroupsSequence]
+    return _stacked([None if place is None else place.get("ImagePositionPatient") for place in places], "frame")
+
+
+def _stacked(positions: Sequence[Any], what: str) -> Vector:
+    """Return positions as an array (position, 3), mm, where each is one."""
+    for number, position in enumerate(positions, 1):
+        try:
+            np.asarray(position, dtype=np.float64).reshape(3)
+        except (TypeError, ValueError):
+            raise StudyError(
+                f"{what} {number} of {len(positions)} of the FLAIR series does not say where it lies (Image Position), "
+                f"and a DICOM SEG needs it: {_REMEDY}"
+            ) from None
+    return np.asarray(positions, dtype=np.float64)
 
 
 def _order(positions: Vector, geometry: Geometry, study: Study) -> list[int]:

@@ -332,7 +332,7 @@ def test_one_bad_study_among_many(
     printed = capsys.readouterr()
     assert "a-letter" in printed.err
     assert "b-ct: only CT images found" in printed.err
-    assert "2 of 3 studies failed" in printed.err
+    assert "2 of 3 studies are not done: a-letter, b-ct" in printed.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-head"]
     assert "c-head" in printed.out
 

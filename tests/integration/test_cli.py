@@ -170,7 +170,7 @@ def test_some_failed(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None
     assert failed["study"] == "a"
     assert failed["path"] == str(tmp_path / "in" / "a")
     assert "number 10 is missing" in failed["error"]
-    assert "1 of 2 studies failed: a" in run.err
+    assert "1 of 2 studies are not done: a" in run.err
 
 
 def test_all_failed(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeseg import batch, preprocess, readers, segment
+from edgeseg import batch, readers, segment
 from edgeseg.errors import OutputError, StudyError
 
 
@@ -49,17 +49,22 @@ def test_a_place_that_cannot_be_written_stops_all(
     studies: Path, tmp_path: Path, default_engine: segment.OpenEngine
 ) -> None:
     (tmp_path / "out").write_text("a file stands here")
-    with pytest.raises(OutputError, match="cannot write to"):
-        next(batch.run(readers.find_studies(studies), default_engine, tmp_path / "out"))
+    (only,) = batch.run(readers.find_studies(studies), default_engine, tmp_path / "out")
+    assert isinstance(only.error, OutputError)
+    assert "cannot write to" in str(only.error)
 
 
-def test_an_unexpected_error_is_not_hidden(
+def test_an_unexpected_error_stops_its_own_study_alone(
     studies: Path, tmp_path: Path, default_engine: segment.OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(preprocess, "to_network", broken)
-    with pytest.raises(ZeroDivisionError):
-        next(batch.run(readers.find_studies(studies), default_engine, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(readers, "read_study", broken)
+    found = readers.find_studies(studies)
+    outcomes = list(batch.run(found, default_engine, tmp_path / "out"))
+    assert len(outcomes) == len(found)
+    for outcome in outcomes:
+        assert outcome.error is not None
+        assert outcome.error.exit_code == 1
+        assert "unexpected ZeroDivisionError: by nothing" in str(outcome.error)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,27 @@ def test_the_shipped_default_is_whole_and_made_of_the_shipped_weights() -> None:
 
 def test_the_example_patient_is_where_it_is_said(example_tiff: Path) -> None:
     assert example_tiff.parent == bundle.example_data()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("threshold", 8.5), ("threshold", "0"), ("precision", "fp61"), ("inference_precision", "g32"), ("runtimes", [])],
+)
+def test_a_manifest_with_an_impossible_value_is_refused(
+    tiny_bundle: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(tiny_bundle, folder)
+    raw = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps({**raw, field: value}), encoding="utf-8")
+    with pytest.raises(EngineError, match=f"no usable manifest.json .*{field}"):
+        bundle.read(folder)
+
+
+def test_a_folder_here_does_not_replace_a_shipped_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    impostor = tmp_path / bundle.DEFAULT_ENGINE
+    impostor.mkdir()
+    (impostor / "manifest.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert bundle.find(bundle.DEFAULT_ENGINE) == bundle.shipped_folder() / bundle.DEFAULT_ENGINE
+    assert bundle.find(f"./{bundle.DEFAULT_ENGINE}").resolve() == impostor.resolve()

@@ -299,7 +299,7 @@ def test_square_slices_of_the_networks_size_pass_bit_for_bit(orientation: str) -
     found = preprocess.to_segmentation(logits, study, network.mapping, 0.5)
     back = logits[:, 0, ::-1, ::-1] if "upside" in orientation else logits[:, 0]
     assert np.array_equal(found.probability, preprocess.to_probability(back))
-    assert np.array_equal(found.mask, found.probability >= 0.5)
+    assert not (found.mask & (found.probability < 0.5)).any()
 
 
 def test_padding_is_black_and_the_slice_keeps_its_place() -> None:
@@ -433,3 +433,15 @@ def test_the_threshold_is_in_the_probability() -> None:
     mapping = preprocess.grid_mapping(shape, None, SIZE)
     assert preprocess.to_segmentation(logits, study, mapping, 0.5).mask.all()
     assert not preprocess.to_segmentation(logits, study, mapping, 0.51).mask.any()
+
+
+def test_small_islands_are_dropped_and_large_ones_stay() -> None:
+    study = _study(np.ones((4, SIZE, SIZE), np.float32), None)
+    logits = np.full((4, 1, SIZE, SIZE), -9.0, np.float32)
+    logits[1:3, 0, 10:20, 10:20] = 9  # 200 voxels
+    logits[1, 0, 100:103, 100:104] = 9  # 12 voxels: over a twentieth
+    logits[1, 0, 200:203, 200:203] = 9  # 9 voxels
+    logits[3, 0, 20, 20] = 9  # joined to the largest by a corner
+    found = preprocess.to_segmentation(logits, study, preprocess.grid_mapping((4, SIZE, SIZE), None, SIZE), 0.5)
+    assert found.slice_area_px == (0, 112, 100, 1)
+    assert not found.mask[1, 200:203, 200:203].any()

@@ -239,20 +239,27 @@ def test_a_file_where_the_output_folder_should_be(tmp_path: Path, place: str) ->
 def test_an_output_folder_inside_the_study_is_refused(tmp_path: Path, output: str) -> None:
     (tmp_path / "study" / "other").mkdir(parents=True)
     with pytest.raises(InputError, match="lies inside the input"):
-        segment.check_output(tmp_path / "study", tmp_path / "study" / output)
+        segment.check_output(tmp_path / "study", [], [], tmp_path / "study" / output)
 
 
 def test_an_output_folder_inside_the_study_by_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "study")
     with pytest.raises(InputError, match="lies inside"):
-        segment.check_output(tmp_path / "study", tmp_path / "link" / "out")
+        segment.check_output(tmp_path / "study", [], [], tmp_path / "link" / "out")
 
 
-@pytest.mark.parametrize("output", ["study-out", "out", "."])
-def test_an_output_folder_beside_or_above_the_study_is_fine(tmp_path: Path, output: str) -> None:
+@pytest.mark.parametrize("output", ["study-out", "out"])
+def test_an_output_folder_beside_the_study_is_fine(tmp_path: Path, output: str) -> None:
     (tmp_path / "study").mkdir()
-    segment.check_output(tmp_path / "study", tmp_path / output)
+    segment.check_output(tmp_path / "study", [tmp_path / "study"], ["study"], tmp_path / output)
+
+
+def test_results_that_would_fall_into_the_study_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    with pytest.raises(InputError, match="would go into the study"):
+        segment.check_output(tmp_path / "study", [tmp_path / "study"], ["study"], tmp_path)
+    segment.check_output(tmp_path / "study", [tmp_path / "study"], ["0123456789ab"], tmp_path)
 
 
 def test_the_study_itself_is_not_touched(short_tiff: Path, tmp_path: Path, default_engine: segment.OpenEngine) -> None:

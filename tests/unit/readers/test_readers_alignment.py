@@ -87,6 +87,19 @@ def test_headers_that_are_far_off_are_mended_from_the_grids_centres() -> None:
     assert result.alignment.shift_mm == pytest.approx(45.0, abs=2.0)
 
 
+@pytest.mark.parametrize(("kept", "method"), [(15, "resampled"), (10, "left out")])
+def test_a_t1_that_covers_part_of_the_head_is_left_out_without_any_motion(kept: int, method: str) -> None:
+    """All of it lies right by its headers, and still a third of its channel would be empty."""
+    voxels = _example()[0][:kept, 1:]
+    grid = Geometry(GRID.origin_mm + GRID.direction @ (GRID.spacing_mm * [0, 1, 0]), GRID.spacing_mm, GRID.direction)
+    result = alignment.align(Volume(voxels, grid, ()), _volume(1))
+    assert result.alignment.method == method
+    assert result.alignment.shift_mm < alignment.ALIGNED_MM
+    if method == "left out":
+        assert result.volume is None
+        assert "of the head that FLAIR shows, and 90% is needed" in result.clause
+
+
 def test_what_shows_no_head_is_left_out() -> None:
     noise = np.random.default_rng(0).normal(100, 20, _example()[0].shape).astype(np.float32)
     result = alignment.align(Volume(noise, GRID, ()), _volume(1))

@@ -34,14 +34,22 @@ def test_one_bad_study_does_not_hide_the_others(tmp_path: Path) -> None:
         read_study(bad)
 
 
-def test_names_are_unique_and_do_not_hang_on_neighbours(tmp_path: Path) -> None:
-    for parent in ("b", "c"):
-        shutil.copytree(TIFF, tmp_path / parent / "head")
-    names = {study.root.parent.name: study.name for study in find_studies(tmp_path)}
-    assert names["b"] == "head"
-    assert names["c"].startswith("head-")
-    shutil.copytree(TIFF, tmp_path / "bb" / "head")
-    assert {study.root.parent.name: study.name for study in find_studies(tmp_path)}["c"] == names["c"]
+def test_every_member_of_a_clash_is_named_by_its_own_path(tmp_path: Path) -> None:
+    for parent in ("sub-02", "sub-03"):
+        shutil.copytree(TIFF, tmp_path / parent / "anat")
+    assert [study.name for study in find_studies(tmp_path)] == ["sub-02_anat", "sub-03_anat"]
+    shutil.copytree(TIFF, tmp_path / "sub-01" / "anat")
+    assert [study.name for study in find_studies(tmp_path)] == ["sub-01_anat", "sub-02_anat", "sub-03_anat"]
+
+
+def test_paths_that_clash_too_get_digits_all_of_them(tmp_path: Path) -> None:
+    for folder in ("a/b_c/head", "a_b/c/head", "d/head"):
+        shutil.copytree(TIFF, tmp_path / folder)
+    first, second, third = (study.name for study in find_studies(tmp_path))
+    assert first.startswith("a_b_c_head-")
+    assert second.startswith("a_b_c_head-")
+    assert first != second
+    assert third == "d_head"
 
 
 def test_results_and_hidden_folders_are_no_studies(tmp_path: Path) -> None:
@@ -50,6 +58,22 @@ def test_results_and_hidden_folders_are_no_studies(tmp_path: Path) -> None:
         shutil.copytree(TIFF, tmp_path / folder)
     (tmp_path / "results" / "report.json").write_text('{"schema_version": 1, "edgeseg_version": "0"}')
     assert [study.name for study in find_studies(tmp_path)] == ["head"]
+
+
+@pytest.mark.parametrize("place", ["edgeseg-output", "edgeseg-output/head", "."])
+def test_results_alone_are_said_to_be_results(tmp_path: Path, place: str) -> None:
+    shutil.copytree(TIFF, tmp_path / "edgeseg-output" / "head" / "masks")
+    report = tmp_path / "edgeseg-output" / "head" / "report.json"
+    report.write_text('{"schema_version": 1, "edgeseg_version": "0"}')
+    with pytest.raises(StudyError, match="holds results of edgeseg, not a study: give a folder"):
+        find_studies(tmp_path / place)
+
+
+def test_results_beside_the_slices_do_not_hide_them(tmp_path: Path) -> None:
+    shutil.copytree(TIFF, tmp_path / "head")
+    shutil.copytree(TIFF, tmp_path / "head" / "masks")
+    (tmp_path / "head" / "report.json").write_text('{"schema_version": 1, "edgeseg_version": "0"}')
+    assert [study.name for study in find_studies(tmp_path / "head")] == ["head"]
 
 
 @pytest.mark.parametrize(

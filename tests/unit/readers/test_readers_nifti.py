@@ -85,6 +85,14 @@ def test_sidecars_tell_sequences_apart(tmp_path: Path) -> None:
     assert study.channels["post"].series == "scan_b.nii.gz"
 
 
+def test_several_flairs_in_one_folder_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("p1_flair.nii.gz", "p2_flair.nii.gz", "p1_t1.nii.gz"):
+        _write(tmp_path / name, _head())
+    with pytest.raises(StudyError, match=r"2 FLAIR files \(p1_flair.nii.gz, p2_flair.nii.gz\)") as error:
+        _read(tmp_path)
+    assert "put each patient into a folder of its own" in str(error.value)
+
+
 def test_a_t1_that_cannot_be_read_is_left_out_with_a_warning(tmp_path: Path) -> None:
     _write(tmp_path / "flair.nii.gz", _head())
     (tmp_path / "t1.nii.gz").write_bytes(b"broken")

@@ -59,6 +59,32 @@ T2 = _facts("AX T2 TSE", 100, 4500, None, ("SE",))
         (_facts("AX FLAIR", 120, 9000, 2200, slices=3), "localizer"),
         (_facts("FLAIR MPR cor", 120, 9000, 2200, derived=True), "derived image"),
         (_facts("something"), "series that was not recognised"),
+        *(
+            (_facts(text), "series that was not recognised")
+            for text in ("T1_flair", "T1 FLAIR", "T1w_FLAIR", "T1_on_FLAIR")
+        ),
+        (_facts("T1_on_FLAIR", 120, 9000, 2200, ("SE", "IR")), "FLAIR"),
+        (_facts("t2f"), "FLAIR"),
+        (_facts("BraTS-GLI-00001-000-t1n"), "T1"),
+        (_facts("t1_mprage", 3, 2300), "T1"),
+        (_facts("AX T2 FLAIR ASSET", 120, 9000, 2200, ("SE", "IR")), "FLAIR"),
+        *(
+            (_facts(text, 120, 9000, 2200, ("SE", "IR")), "other")
+            for text in ("DIR FLAIR", "t2_space_dir", "double inversion recovery")
+        ),
+        *(
+            (_facts(text, 1, 50, None, ("GR",)), "other")
+            for text in (
+                "Asset calibration",
+                "ASSET",
+                "Cal head",
+                "SENSE_Ref",
+                "SENSE RefScan",
+                "Ref scan",
+                "B1 map",
+                "b1map",
+            )
+        ),
     ],
 )
 def test_kind(facts: SeriesFacts, kind: str) -> None:
@@ -91,11 +117,34 @@ def test_three_sequences_and_reasons() -> None:
         ("t1_post_gadolinium", "post"),
         ("AX T1+C", "post"),
         ("t1_mprage_km", "post"),
+        *((text, "post") for text in ("T1 FSE C+", "AX T1 +C", "T1C+", "T1-C+", "T1-CE", "T1 POST W/O FS")),
+        *(
+            (text, "pre")
+            for text in ("AX T1 -C", "T1-C", "T1 C-", "T1C-", "T1 WO CONTRAST", "T1 W/O", "T1 NO CONTRAST")
+        ),
+        *((text, "pre") for text in ("T1 NO GAD", "T1 NON GAD", "T1 PREGD", "T1 PRE GAD", "T1 sans contraste")),
+        *((text, "pre") for text in ("T1 without", "T1 W/WO CONTRAST", "BraTS-GLI-00001-000-t1n")),
     ],
 )
 def test_words_for_before_and_after_contrast(text: str, channel: str) -> None:
     choice = choose([_facts("flair"), _facts(text)])
     assert {name for name, found in choice.series.items() if found == 1} == {channel}
+
+
+def test_minus_and_plus_c_beside_an_agent_in_the_header() -> None:
+    minus, plus = _facts("AX T1 -C", 14, 500), _facts("AX T1 +C", 14, 500, agent=True)
+    assert choose([plus, FLAIR, minus]).series == {"flair": 1, "pre": 2, "post": 0}
+
+
+def test_a_contrast_agent_in_the_header_goes_before_a_keyword() -> None:
+    keyword = _facts("T1 post", 14, 500, slices=200)
+    choice = choose([FLAIR, keyword, T1_AGENT])
+    assert choice.series["post"] == 2
+    assert "its header names" in choice.reasons["post"]
+
+
+def test_a_tie_says_between_what() -> None:
+    assert recognise(_facts("T1_flair")).reason == "as much speaks for FLAIR as for T1"
 
 
 def test_time_decides_between_two_t1s_of_equal_protocol() -> None:

@@ -252,6 +252,32 @@ def test_a_grid_that_is_not_the_headers_is_refused() -> None:
         to_dataset(_mask(), _study(_classic(), elsewhere), FACTS)
 
 
+def test_flair_over_several_multi_frame_instances_is_refused() -> None:
+    """Highdicom refers to one of them only."""
+    headers = (*_enhanced((0, 1, 2)), *_enhanced((3, 4, 5)))
+    with pytest.raises(StudyError, match=r"spread over 2 multi-frame instances.*--format nifti"):
+        to_dataset(_mask(), _study(headers), FACTS)
+
+
+@pytest.mark.parametrize("taken", ["PlanePositionSequence", "ImagePositionPatient"])
+def test_a_frame_without_a_place_is_refused(taken: str) -> None:
+    """Even one that is no slice: the SEG would have to copy its place."""
+    headers = _enhanced((0, 1, 2, 3, 4, 5, 7))
+    frame = headers[0].PerFrameFunctionalGroupsSequence[6]
+    delattr(frame if taken in frame else frame.PlanePositionSequence[0], taken)
+    with pytest.raises(StudyError, match=r"frame 7 of 7 .* does not say where it lies .*--format nifti"):
+        to_dataset(_mask(), _study(headers), FACTS)
+
+
+@pytest.mark.parametrize("taken", ["ImagePositionPatient", "SOPInstanceUID"])
+def test_an_image_without_place_or_uid_is_refused(taken: str) -> None:
+    """Classic images: the same two sentences."""
+    study = _study(_classic())
+    delattr(study.headers[2], taken)
+    with pytest.raises(StudyError, match="--format nifti"):
+        to_dataset(_mask(), study, FACTS)
+
+
 def test_a_study_without_headers_is_refused() -> None:
     """A SEG belongs to a series."""
     with pytest.raises(StudyError, match="no DICOM headers"):
