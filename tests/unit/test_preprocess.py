@@ -299,7 +299,9 @@ def test_square_slices_of_the_networks_size_pass_bit_for_bit(orientation: str) -
     found = preprocess.to_segmentation(logits, study, network.mapping, 0.5)
     back = logits[:, 0, ::-1, ::-1] if "upside" in orientation else logits[:, 0]
     assert np.array_equal(found.probability, preprocess.to_probability(back))
-    assert not (found.mask & (found.probability < 0.5)).any()
+    reached = found.probability >= 0.5  # noise joins up into one part: all but a few lone voxels stay
+    assert not (found.mask & ~reached).any()
+    assert np.count_nonzero(reached & ~found.mask) < 10
 
 
 def test_padding_is_black_and_the_slice_keeps_its_place() -> None:
