@@ -74,17 +74,19 @@ def _move(
     from torch.nn import functional
 
     count = len(slices)
+    size = settings.crop_px or slices.shape[-1]
     flip = 1 - 2 * (torch.rand(count, generator=generator) < settings.flip).float()
-    if settings.rotation_deg == 0 and settings.scale == (1.0, 1.0) and settings.shift == 0:
+    if settings.rotation_deg == 0 and settings.scale == (1.0, 1.0) and settings.shift == 0 and size == slices.shape[-1]:
         flipped = (flip < 0).view(-1, 1, 1, 1).to(slices.device)
         return torch.where(flipped, slices.flip(-1), slices), torch.where(flipped, masks.flip(-1), masks)
     angle = torch.deg2rad(_uniform(count, -settings.rotation_deg, settings.rotation_deg, generator))
-    zoom = 1 / _uniform(count, *settings.scale, generator)  # the grid maps output to input
+    share = size / slices.shape[-1]
+    zoom = share / _uniform(count, *settings.scale, generator)  # the grid maps output to input
     cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    shift = 2 * settings.shift
+    shift = 2 * settings.shift + 1 - share
     across, down = (_uniform(count, -shift, shift, generator) for _ in range(2))
     rows = [torch.stack([cosine * flip, -sine, across], 1), torch.stack([sine * flip, cosine, down], 1)]
     theta = torch.stack(rows, 1).to(slices.device)
-    grid = functional.affine_grid(theta, list(slices.shape), align_corners=False)
+    grid = functional.affine_grid(theta, [*slices.shape[:2], size, size], align_corners=False)
     both = functional.grid_sample(torch.cat([slices, masks], 1), grid, align_corners=False)
     return both[:, :-1], (both[:, -1:] > 0.5).float()

@@ -35,6 +35,8 @@ class Augmentation:
     gain: tuple[float, float] = (1.0, 1.0)
     gamma: tuple[float, float] = (1.0, 1.0)
     missing_sequence: float = 0.0
+    crop_px: int = 0
+    """Side of the square, at a random place, that the network is trained on; 0 is the whole slice."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class TrainConfig:
     fold: int
     by_patient: bool
     validation_patients: tuple[str, ...]
-    slices: Literal["all", "abnormal"]
+    slices: Literal["all", "abnormal", "balanced"]
     intensity: Literal["volume", "stored"]
     augmentation: Augmentation
     source: dict[str, dict[str, Any]]
@@ -171,7 +173,7 @@ _RULES: dict[str, _Rule] = {
     "training.warmup_epochs": _number(0),
     "training.weight_decay": _number(0),
     "edgeseg.encoder_weights": _TEXT,
-    "edgeseg.slices": _one_of("all", "abnormal"),
+    "edgeseg.slices": _one_of("all", "abnormal", "balanced"),
     "edgeseg.intensity": _one_of("volume", "stored"),
     "edgeseg.validation_patients": _TEXTS,
     "edgeseg.missing_sequence": _number(0, 1),
@@ -180,6 +182,7 @@ _RULES: dict[str, _Rule] = {
     "edgeseg.shift": _number(0, 1),
     "edgeseg.gain": _range(0.1, 10),
     "edgeseg.gamma": _range(0.1, 10),
+    "edgeseg.crop_px": _Rule(lambda v: v in (0, 64, 96, 128, 160, 192, 224), "0 (the whole slice) or 64 to 224 by 32"),
 }
 
 _OWN_DEFAULTS: dict[str, Any] = {
@@ -192,6 +195,7 @@ _OWN_DEFAULTS: dict[str, Any] = {
     "shift": 0.0,
     "gain": [1.0, 1.0],
     "gamma": [1.0, 1.0],
+    "crop_px": 0,
 }
 """Without a section ``edgeseg`` the run is the published one."""
 
@@ -262,6 +266,9 @@ def _check(fields: dict[str, Any]) -> None:
 def _build(fields: dict[str, Any], source: dict[str, dict[str, Any]]) -> TrainConfig:
     own = {**_OWN_DEFAULTS, **{k.split(".")[1]: v for k, v in fields.items() if k.startswith("edgeseg.")}}
     custom = fields["dataset.validation_strategy"] == "custom"
+    by_patient = custom or fields["dataset.group_fold_column"] == "patient"
+    if own["validation_patients"] and not by_patient:
+        raise ConfigError("edgeseg.validation_patients names patients, but dataset.group_fold_column is not 'patient'")
     if custom and not own["validation_patients"]:
         raise ConfigError("dataset.validation_strategy is 'custom': edgeseg.validation_patients must name the patients")
     pretrained = fields["architecture.pretrained"]
@@ -287,9 +294,9 @@ def _build(fields: dict[str, Any], source: dict[str, dict[str, Any]]) -> TrainCo
         grad_accumulation=fields["training.grad_accumulation"],
         metric=fields["prediction.metric"],
         threshold=float(fields["prediction.probability_threshold"]),
-        fold=int(fields["dataset.folds"][0]),
-        by_patient=custom or fields["dataset.group_fold_column"] == "patient",
-        validation_patients=tuple(own["validation_patients"]) if custom else (),
+        fold=0 if custom else int(fields["dataset.folds"][0]),
+        by_patient=by_patient,
+        validation_patients=tuple(own["validation_patients"]),
         slices=own["slices"],
         intensity=own["intensity"],
         augmentation=_augmentation(own),
@@ -306,6 +313,7 @@ def _augmentation(own: dict[str, Any]) -> Augmentation:
         gain=(float(own["gain"][0]), float(own["gain"][1])),
         gamma=(float(own["gamma"][0]), float(own["gamma"][1])),
         missing_sequence=float(own["missing_sequence"]),
+        crop_px=own["crop_px"],
     )
 
 
@@ -339,8 +347,6 @@ def _inert(fields: dict[str, Any], own: dict[str, Any]) -> tuple[str, ...]:
         ]
     else:
         reasons["dataset.validation_strategy is kfold"] = ["dataset.validation_size"]
-        if own["validation_patients"]:
-            reasons["dataset.validation_strategy is kfold"].append("edgeseg.validation_patients")
     if not fields["architecture.pretrained"] and "encoder_weights" in own:
         reasons["architecture.pretrained is false"] = ["edgeseg.encoder_weights"]
     return tuple(f"{field}: {reason}" for reason, names in reasons.items() for field in names)

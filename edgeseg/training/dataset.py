@@ -80,11 +80,8 @@ def split(data: SliceSet, config: TrainConfig, seed: int) -> tuple[SliceSet, Sli
     chosen = np.arange(len(data))
     if config.slices == "abnormal":
         chosen = chosen[data.masks.any(axis=(1, 2))]
-    if config.validation_patients:
-        validates = np.isin(data.patients[chosen], _numbers(data, config.validation_patients))
-    else:
-        groups = data.patients[chosen] if config.by_patient else chosen
-        validates = _in_fold(groups, config.fold, seed)
+    groups = data.patients[chosen] if config.by_patient else chosen
+    validates = _in_fold(groups, config.fold, seed, _numbers(data, config.validation_patients))
     if validates.all() or not validates.any():
         raise ConfigError(f"the split leaves {np.count_nonzero(~validates)} training slices of {len(chosen)}: add data")
     if not data.masks[chosen[validates]].any():
@@ -102,7 +99,11 @@ def _numbers(data: SliceSet, names: tuple[str, ...]) -> list[int]:
     return [data.names.index(name) for name in names]
 
 
-def _in_fold(groups: npt.NDArray[np.int64], fold: int, seed: int) -> BoolArray:
-    """Which slices fall into a fold: shuffled groups, dealt into five runs whose sizes differ by one at most."""
-    shuffled = np.random.default_rng(seed).permutation(np.unique(groups))
-    return np.isin(groups, np.array_split(shuffled, FOLDS)[fold])
+def _in_fold(groups: npt.NDArray[np.int64], fold: int, seed: int, first: list[int]) -> BoolArray:
+    """Which slices fall into a fold: shuffled groups, dealt into five runs whose sizes differ by one at most.
+
+    Where groups are named for the first fold, the others are dealt into the other four.
+    """
+    shuffled = np.random.default_rng(seed).permutation(np.setdiff1d(groups, first))
+    folds = [np.array(first), *np.array_split(shuffled, FOLDS - 1)] if first else np.array_split(shuffled, FOLDS)
+    return np.isin(groups, folds[fold])

@@ -8,6 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,11 +136,13 @@ def fit(
     """
     import torch
 
-    steps_per_epoch = _steps(len(training), config)
+    steps_per_epoch = _steps(len(_order(training, config, np.random.default_rng(seed))), config)
     if steps_per_epoch == 0:
         raise InputError(f"{len(training)} training slices do not fill a batch of {config.batch_size}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu" and config.mixed_precision:
+        _depthwise_in_fp32(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision and device.type == "cuda")
     state = _resume(run, network, optimizer, scaler) if resume else _State()
@@ -170,6 +173,30 @@ class _Clock:
     steps_per_epoch: int
 
 
+def _order(data: SliceSet, config: TrainConfig, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """An epoch's slices in the order that they are taken in; ``balanced`` draws as many empty ones as abnormal ones."""
+    if config.slices != "balanced":
+        return rng.permutation(len(data))
+    abnormal = data.masks.any(axis=(1, 2))
+    empty = np.flatnonzero(~abnormal)
+    drawn = rng.choice(empty, min(len(empty), int(abnormal.sum())), replace=False)
+    return rng.permutation(np.concatenate([np.flatnonzero(abnormal), drawn]))
+
+
+def _depthwise_in_fp32(network: nn.Module) -> None:
+    """Keep depthwise convolutions out of BF16: their gradients take the CPU up to eight times as long there."""
+    import torch
+    from torch import nn
+
+    def forward(convolution: nn.Conv2d, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return type(convolution).forward(convolution, features.float()).to(features.dtype)
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.forward = partial(forward, module)  # type: ignore[method-assign]
+
+
 def _steps(slices: int, config: TrainConfig) -> int:
     batches = slices / config.batch_size
     whole = math.floor(batches) if config.drop_last_batch else math.ceil(batches)
@@ -195,11 +222,11 @@ def _train_epoch(
 
     device = next(network.parameters()).device
     network.train()
-    order = np.random.default_rng((clock.seed, clock.epoch)).permutation(len(data))
+    order = _order(data, config, np.random.default_rng((clock.seed, clock.epoch)))
     generator = torch.Generator().manual_seed(clock.seed * 100_003 + clock.epoch)
     torch.manual_seed(clock.seed * 100_003 + clock.epoch)  # dropout, where a network has it
     losses: list[float] = []
-    batches = list(_batches(len(data), config, order))
+    batches = list(_batches(len(order), config, order))
     total, rate = config.epochs * clock.steps_per_epoch, 0.0
     for number, chosen in enumerate(batches):
         step = clock.epoch * clock.steps_per_epoch + number // config.grad_accumulation
