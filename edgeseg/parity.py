@@ -152,3 +152,18 @@ def _failures(
         if change is not None and -change > allowed:
             failures.append(f"Dice falls by {-change:.4f} ({what}), at most {allowed} may be lost")
     return tuple(failures)
+
+
+def figures(report: ParityReport) -> list[list[str]]:
+    """A report's figures as a table: what, and its value in words."""
+    agreement, change = report.agreement, report.dice_change_worst
+    return [
+        ["agreement of the masks (IoU), mean", f"{agreement.mean:.6f}"],
+        ["  5th percentile", f"{agreement.fifth_percentile:.6f}"],
+        [f"  worst slice ({agreement.worst_slice})", f"{agreement.worst:.6f}"],
+        ["pixels that differ", f"{report.differing_pixels} of {report.pixels:,}"],
+        ["largest difference of the logits", f"{report.largest_logit_difference:.2e}"],
+        ["Dice against drawn masks, change of the mean", f"{report.dice_change_mean:+.6f}"],
+        [f"  worst patient ({report.worst_patient})", "-" if change is None else f"{change:+.6f}"],
+        ["verdict", "passed" if report.passed else "FAILED"],
+    ]

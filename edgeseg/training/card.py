@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
+from edgeseg.training import dataset, plan
 from edgeseg.training.config import TrainConfig
 from edgeseg.training.dataset import SliceSet
 
@@ -18,26 +19,38 @@ Non-commercial research use only. Not a medical device: nothing that it marks is
 - Weights derive from the LGG MRI segmentation set (Buda, Saha, Mazurowski, Computers in Biology and Medicine 109, 2019;
   images from The Cancer Imaging Archive, TCGA-LGG) and carry its licence, CC BY-NC-SA 4.0."""
 
+_TABLE_LIMITS = """\
+Non-commercial research use only. Not a medical device: nothing that it marks is a diagnosis.
+
+- It marks what the masks of its training table mark; slices of other kinds were not tried.
+- It sees single slices."""
+
 
 def write_card(
     path: Path,
     config: TrainConfig,
     seed: int,
     encoder: str,
-    training: SliceSet,
-    validation: SliceSet,
+    sides: tuple[SliceSet, SliceSet],
     history: list[dict[str, Any]],
     digest: str,
+    from_table: bool = False,
 ) -> None:
     """Write a run's card as Markdown; figures are those of the epoch whose weights were kept."""
-    sides = [("train", training), ("validate", validation)]
-    rows = [f"| {side} | {s.patient_count()} | {len(s)} | {int(s.masks.any(axis=(1, 2)).sum())} |" for side, s in sides]
+    training, validation = sides
+    rows = [
+        f"| {name} | {len(side.patient_names())} | {len(side)} | {side.abnormal_count()} |"
+        for name, side in (("train", training), ("validate", validation))
+    ]
     checked = [epoch for epoch in history if epoch["validation"]]
     key = config.metric.lower()
     kept = max(checked, key=lambda epoch: epoch["validation"][key]) if config.keep_best else checked[-1]
-    names = sorted({validation.names[number] for number in validation.patients.tolist()})
-    whole = not set(training.patients.tolist()) & set(validation.patients.tolist())
-    held_back = ", ".join(names) if whole else "none as a whole: the split is by slice"
+    shared = dataset.on_both_sides(training, validation)
+    held_back = (
+        f"none as a whole: {shared} patients stand on both sides, so the figures flatter"
+        if shared
+        else ", ".join(validation.patient_names())
+    )
     path.write_text(
         f"""# {config.name}
 
@@ -50,8 +63,9 @@ def write_card(
 Patients held back for validation: {held_back}.
 
 Training: {len(history)} of {config.epochs} epochs, batch {config.batch_size}, AdamW, learning rate
-{config.learning_rate:g}, {config.schedule} schedule, seed {seed}, intensities "{config.intensity}",
-edgeseg {__version__}. All settings: `config.yaml` of the run.
+{config.learning_rate:g}, {config.schedule} schedule, seed {seed}, augmentation {plan.augmentation(config)},
+normalisation {config.normalisation}, intensities "{config.selection.intensity}", edgeseg {__version__}. All settings:
+`config.yaml` of the run.
 
 ## Figures of epoch {kept["number"]}, whose weights these are, before rounding to FP16
 
@@ -59,7 +73,7 @@ edgeseg {__version__}. All settings: `config.yaml` of the run.
 
 ## Limits
 
-{_LIMITS}
+{_TABLE_LIMITS if from_table else _LIMITS}
 """,
         encoding="utf-8",
     )

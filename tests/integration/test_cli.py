@@ -15,7 +15,7 @@ import pytest
 
 from edgeseg import bundle, cli
 
-COMMANDS = ("infer", "train", "build-engine", "parity", "evaluate", "engines", "doctor")
+COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "doctor")
 HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
 
 
@@ -268,15 +268,48 @@ def test_build_engine_and_parity(short_tiff: Path, edgeseg: Edgeseg, tmp_path: P
     assert edgeseg("build-engine", "--fp32", "--fp16", "-o", tmp_path / "other").code == 2
 
 
+TINY_RUN = """
+architecture: {architecture: Linknet, backbone: tu-test_resnet, pretrained: false}
+environment: {mixed_precision_training: false, seed: 1}
+training: {epochs: 1, batch_size: 4, build_scoring_pipelines: false}
+"""
+
+
 def test_train(lgg_folder: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="training needs the extra train")
     config = tmp_path / "tiny.yaml"
-    config.write_text("architecture: {backbone: resnet18, pretrained: false}\ntraining: {epochs: 1, batch_size: 4}\n")
-    run = edgeseg("train", config, "--data", lgg_folder, "-o", tmp_path / "run", "--by-patient")
+    config.write_text(TINY_RUN)
+    run = edgeseg(
+        "train", config, "--data", lgg_folder, "-o", tmp_path / "run", "--by-patient", "--compare", "published"
+    )
     assert run.code == 0, run.err
     assert (tmp_path / "run" / "weights.safetensors").is_file()
     assert "epoch 1" in run.err
-    assert f"Weights: {tmp_path / 'run' / 'weights.safetensors'}" in run.err
+    assert f"Run: {tmp_path / 'run'}" in run.err
+    assert "0.72783" in run.out
+    assert "instead of 1,099" in run.err
+    again = edgeseg("train", config, "--data", lgg_folder, "-o", tmp_path / "run", "--by-patient")
+    assert (again.code, "--resume" in again.err) == (2, True)
     bad = edgeseg("train", tmp_path / "no.yaml", "--data", lgg_folder, "-o", tmp_path / "run2")
     assert bad.code == 2
     assert bad.err.startswith("error: ")
+    assert edgeseg("train", config, "--data", lgg_folder, "--compare", "mine").code == 2
+
+
+def test_a_dry_run_and_a_prepared_table(lgg_folder: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="training needs the extra train")
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY_RUN.replace("pretrained: false", "pretrained: true"))
+    prepared = edgeseg("prepare", "--data", lgg_folder, "-o", tmp_path / "table", "--json")
+    assert (prepared.code, prepared.json["slices"], prepared.json["patients"]) == (0, 18, 6)
+    plans = [
+        edgeseg("train", config, "--data", data, "-o", tmp_path / "run", "--dry-run", "--json").json
+        for data in (lgg_folder, tmp_path / "table")
+    ]
+    assert plans[0]["folds"] == plans[1]["folds"]
+    assert not (tmp_path / "run").exists()
+    shown = edgeseg("train", config, "--data", lgg_folder, "--dry-run")
+    assert shown.code == 0
+    assert "patients stand on both sides" in shown.err
+    assert "without effect: dataset.data_sample_choice" not in shown.err  # the file does not name it
+    assert edgeseg("prepare", "--data", lgg_folder, "-o", tmp_path / "table").code == 2

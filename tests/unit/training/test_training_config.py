@@ -23,6 +23,11 @@ OTHER: dict[str, Any] = {
     "environment.gpus": ["1"],
     "logging.logger": "Neptune",
     "prediction.metric": "Dice",
+    "augmentation.augmentations_strategy": "Medium",
+    "augmentation.mix_image": "Cutmix",
+    "dataset.validation_dataframe": "validation.pq",
+    "dataset.validation_strategy": "automatic",
+    "image.image_normalization": "Channel",
     "prediction.test_time_augmentations": ["Horizontal flip"],
     "training.schedule": "Linear",
     "training.differential_learning_rate_layers": ["encoder"],
@@ -59,7 +64,7 @@ def _another(field: str) -> Any:
 
 
 def _inert_fields(loaded: config.TrainConfig) -> set[str]:
-    return {line.split(":")[0] for line in loaded.inert}
+    return {line.split(":")[0] for line in loaded.inert(from_table=False)}
 
 
 def test_the_seed_configuration_is_the_published_run() -> None:
@@ -70,7 +75,14 @@ def test_the_seed_configuration_is_the_published_run() -> None:
     assert (loaded.gradient_clip, loaded.evaluation_epochs, loaded.keep_best) == (0, 1, False)
     assert (loaded.mixed_precision, loaded.mixed_precision_validation) == (True, False)
     assert (loaded.metric, loaded.threshold) == ("IoU", 0.5)
-    assert (loaded.fold, loaded.by_patient, loaded.slices, loaded.intensity) == (4, False, "abnormal", "stored")
+    assert loaded.selection.folds == (4,)
+    assert (loaded.selection.group_column, loaded.selection.slices, loaded.selection.intensity) == (
+        "mask",
+        None,
+        "stored",
+    )
+    assert (loaded.normalisation, loaded.flips, loaded.build_bundle, loaded.train_metric) == ("Simple", (), True, False)
+    assert loaded.mixing == config.Mixing()
     assert (loaded.seed, loaded.size_px, loaded.name) == (-1, 256, "brain-mri-segmentation")
     assert loaded.augmentation == config.Augmentation(flip=0.5)
 
@@ -92,13 +104,13 @@ def test_no_field_is_dropped_in_silence(field: str, tmp_path: Path) -> None:
         assert field in str(error)  # noqa: PT017  one of three outcomes
         return
     seed = config.load()
-    assert replace(changed, source=seed.source, inert=seed.inert) != seed or field in _inert_fields(changed)
+    assert replace(changed, source=seed.source, fields=seed.fields) != seed or field in _inert_fields(changed)
 
 
 def test_fields_without_effect_are_real_ones_and_have_a_reason() -> None:
     loaded = config.load()
-    assert loaded.inert
-    for line in loaded.inert:
+    assert loaded.inert(from_table=False)
+    for line in loaded.inert(from_table=False):
         field, _, reason = line.partition(": ")
         assert field in FIELDS
         assert len(reason) > 10
@@ -114,12 +126,21 @@ def test_fields_without_effect_are_real_ones_and_have_a_reason() -> None:
         ("training.batch_size", 16.0, "whole number"),
         ("training.learning_rate", "1e-3", "a number"),
         ("image.image_height", 512, "256"),
-        ("augmentation.augmentations_strategy", "Hard", "Soft"),
+        ("augmentation.augmentations_strategy", "Strong", "'Soft' or 'Medium' or 'Hard' or 'Custom'"),
+        ("augmentation.mix_image", "Mosaic", "'Disabled' or 'Mixup' or 'Cutmix'"),
+        ("augmentation.mix_concentration", 0, "above 0"),
+        ("dataset.data_sample", 1.5, "up to 1"),
+        ("dataset.data_sample_choice", ["Test"], "'Train', 'Validation'"),
+        ("dataset.validation_strategy", "random", "'automatic'"),
+        ("image.image_normalization", "ImageNet", "'Channel'"),
+        ("logging.logger", "Neptune", "None"),
+        ("training.differential_learning_rate_layers", ["neck"], "'decoder'"),
         ("training.drop_last_batch", 1, "True or False"),
         ("prediction.probability_threshold", 0, "between 0 and 1"),
         ("prediction.probability_threshold", 1.0, "between 0 and 1"),
-        ("dataset.folds", ["4", "3"], "one fold"),
-        ("dataset.folds", ["5"], "one fold"),
+        ("dataset.folds", [], "at least one"),
+        ("dataset.folds", ["4", "4"], "at least one"),
+        ("dataset.folds", ["5"], "'4'"),
         ("edgeseg.gain", [1.2, 0.8], "the smaller first"),
         ("edgeseg.gain", ["a", "b"], "two numbers"),
         ("edgeseg.slices", "most", "'abnormal'"),
@@ -154,23 +175,57 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_default_networks_own_configuration(repository: Path) -> None:
     loaded = config.load(repository / "edgeseg" / "configs" / "lgg-unet-efficientnet-lite0.yaml")
+    chosen = loaded.selection
     assert (loaded.encoder, loaded.encoder_weights) == ("tu-tf_efficientnet_lite0", "package")
-    assert loaded.by_patient
-    assert len(loaded.validation_patients) == len(set(loaded.validation_patients)) == 15
-    assert (loaded.slices, loaded.intensity, loaded.batch_size) == ("all", "volume", 16)
+    assert (chosen.strategy, chosen.group_column, chosen.folds) == ("kfold", "patient", (0,))
+    assert len(chosen.validation_patients) == len(set(chosen.validation_patients)) == 15
+    listed = (repository / "calibration" / "validation-patients.txt").read_text(encoding="utf-8").split()
+    assert set(chosen.validation_patients) <= set(listed)
+    assert (chosen.slices, chosen.intensity, loaded.batch_size) == ("balanced", "volume", 16)
     assert loaded.augmentation.missing_sequence > 0
-    assert {"dataset.folds", "dataset.group_fold_column"} <= _inert_fields(loaded)
 
 
-def test_custom_validation_needs_patients(tmp_path: Path) -> None:
+def test_custom_validation_names_a_table_or_patients(tmp_path: Path) -> None:
+    content = _with("dataset.validation_strategy", "custom")
     with pytest.raises(ConfigError, match=r"edgeseg\.validation_patients"):
-        config.load(_file(tmp_path, _with("dataset.validation_strategy", "custom")))
+        config.load(_file(tmp_path, content))
+    content["dataset"]["validation_dataframe"] = "validation.pq"
+    assert config.load(_file(tmp_path, content)).selection.validation_table == "validation.pq"
+    content["edgeseg"] = {"validation_patients": ["A"]}
+    with pytest.raises(ConfigError, match="not by both"):
+        config.load(_file(tmp_path, content))
 
 
-def test_validation_patients_without_effect_are_said(tmp_path: Path) -> None:
-    loaded = config.load(_file(tmp_path, _with("edgeseg.validation_patients", ["A"])))
-    assert loaded.validation_patients == ()
-    assert "edgeseg.validation_patients" in _inert_fields(loaded)
+def test_named_patients_need_folds_by_patient(tmp_path: Path) -> None:
+    content = _with("edgeseg.validation_patients", ["A"])
+    with pytest.raises(ConfigError, match="group_fold_column"):
+        config.load(_file(tmp_path, content))
+    content["dataset"]["group_fold_column"] = "patient"
+    assert config.load(_file(tmp_path, content)).selection.validation_patients == ("A",)
+
+
+def test_several_folds(tmp_path: Path) -> None:
+    assert config.load(_file(tmp_path, _with("dataset.folds", ["1", "3"]))).selection.folds == (1, 3)
+
+
+def test_another_rate_for_some_layers(tmp_path: Path) -> None:
+    content = _with("training.differential_learning_rate_layers", ["backbone"])
+    content["training"]["differential_learning_rate"] = 1e-4
+    loaded = config.load(_file(tmp_path, content))
+    assert (loaded.differential_layers, loaded.differential_rate) == (("backbone",), 1e-4)
+    assert config.load().differential_rate == config.load().learning_rate
+
+
+def test_a_custom_pipeline_is_kept_as_text() -> None:
+    seed = config.load()
+    assert (seed.augmentation.pipeline, seed.augmentation.flip) == ("", 0.5)
+
+
+def test_a_table_makes_its_columns_count(tmp_path: Path) -> None:
+    loaded = config.load(_file(tmp_path, _with("dataset.image_column", "file")))
+    assert loaded.selection.image_column == "file"
+    assert any(line.startswith("dataset.image_column") for line in loaded.inert(from_table=False))
+    assert not any(line.startswith("dataset.image_column") for line in loaded.inert(from_table=True))
 
 
 def test_encoder_weights_of_an_untrained_encoder_are_said(tmp_path: Path) -> None:
@@ -183,7 +238,7 @@ def test_encoder_weights_of_an_untrained_encoder_are_said(tmp_path: Path) -> Non
 
 def test_overrides_stand_in_the_recorded_configuration() -> None:
     loaded = config.load(epochs=2, by_patient=True)
-    assert (loaded.epochs, loaded.by_patient) == (2, True)
+    assert (loaded.epochs, loaded.selection.group_column) == (2, "patient")
     assert loaded.source["training"]["epochs"] == 2
     assert loaded.source["dataset"]["group_fold_column"] == "patient"
 
