@@ -44,7 +44,7 @@ def main() -> None:
 def _curve(folder: Path) -> dict[str, Any]:
     config = configuration.load(folder / run.CONFIG)
     lines = (folder / records.LOG).read_text(encoding="utf-8").splitlines()
-    checked = [epoch["validation"] for epoch in map(json.loads, lines) if epoch["validation"]]
+    checked = [epoch["validation"] for epoch in map(json.loads, lines) if epoch.get("validation")]
     return {
         "encoder": config.encoder,
         "started_from": run.begun(folder).encoder,

@@ -183,7 +183,8 @@ def train(
     settings = configuration.load(config, epochs=epochs, by_patient=by_patient)
     beside = compare is not None
     if dry_run:
-        _print_plan(console, training.dry_run(settings, data, encoder_weights), beside)
+        if plan := training.dry_run(settings, data, encoder_weights):
+            _print_plan(console, plan, beside)
         return
     options = training.Options(encoder_weights, resume, tensorboard, beside)
     try:
@@ -191,9 +192,10 @@ def train(
             announce = partial(_print_plan, console, compare=beside, aside=True)
             finished = training.train(settings, data, output, options, announce, console.say, progress)
     except KeyboardInterrupt:
-        console.say(f"The checkpoint of the last whole epoch is kept in {output}: go on with --resume")
+        console.say(f"The last whole epoch's checkpoint, where one had ended, is in {output}: go on with --resume")
         raise
-    _print_finished(console, finished, beside)
+    if finished:
+        _print_finished(console, finished, beside)
 
 
 def _print_plan(console: Console, plan: Any, compare: bool, aside: bool = False) -> None:
@@ -214,8 +216,7 @@ def _print_finished(console: Console, finished: Any, compare: bool) -> None:
 
     if console.as_json:
         console.result({"folds": [one.to_json() for one in finished]})
-        return
-    for one in finished:
+    for one in () if console.as_json else finished:
         if compare:
             rows = [row.cells() for row in published.compare(one.state.history)]
             console.table("Validation beside the published run's", list(published.COLUMNS), rows)

@@ -120,7 +120,7 @@ class _Pace:
         """Take a step or an epoch; validation, which ends with the epoch, counts for the time left alone."""
         now = time.monotonic()
         if hasattr(event, "steps"):
-            if self._first is None:
+            if self._first is None or event.step <= self._to_go[0]:  # the first step, or the next fold's
                 self._first = event.step, now
             else:
                 self._seconds = self._MEMORY * self._seconds + now - self._last

@@ -285,4 +285,6 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path} is damaged or holds no weights ({type(error).__name__}): download it again"
         ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds no weights by name ({type(state).__name__}): give the encoder's state")
     return state

@@ -19,8 +19,12 @@ def iou(a: BoolArray, b: BoolArray) -> float:
 
 def dice(a: BoolArray, b: BoolArray) -> float:
     """Dice coefficient 2|A and B| / (|A| + |B|) of two masks of the same shape, 0..1; two empty masks agree at 1."""
-    total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 1.0 if total == 0 else 2 * np.count_nonzero(a & b) / total
+    return dice_of_counts(np.count_nonzero(a & b), np.count_nonzero(a), np.count_nonzero(b))
+
+
+def dice_of_counts(both: np.integer[Any], a: np.integer[Any], b: np.integer[Any]) -> float:
+    """`dice` of two masks from pixel counts: in both, in the one, and in the other."""
+    return 1.0 if a + b == 0 else float(2 * both / (a + b))
 
 
 def surface_distance_px(a: BoolArray, b: BoolArray) -> float | None:

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "FLIPS",
     "LITE0_PACKAGE",
     "Normalisation",
     "build",
     "encoder_within_reach",
+    "flipped_mean",
     "load",
     "load_encoder",
     "normalisation_of",
     "normalise",
+    "runnable",
     "save_weights",
     "with_byte_input",
 ]

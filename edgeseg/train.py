@@ -6,13 +6,14 @@ import csv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeseg import build, bundle, encoders, evaluate, metrics
-from edgeseg.errors import BackendMissing, OutputError
+from edgeseg import build, bundle, encoders, evaluate, metrics, model
+from edgeseg.errors import BackendMissing, EdgesegError, InputError, OutputError
 from edgeseg.training import batches, dataset, distributed, loop, plan, run
 from edgeseg.training.checkpoint import CHECKPOINT, State
 from edgeseg.training.config import TrainConfig
@@ -63,8 +64,10 @@ class Options:
     published: bool = False
 
 
-def dry_run(config: TrainConfig, data: Path | None, encoder_weights: str | None = None) -> Plan:
+def dry_run(config: TrainConfig, data: Path | None, encoder_weights: str | None = None) -> Plan | None:
     """Read and check everything, and plan the run; nothing is trained, loaded or written.
+
+    Of several processes the first plans; the others return None.
 
     Raises
     ------
@@ -74,7 +77,10 @@ def dry_run(config: TrainConfig, data: Path | None, encoder_weights: str | None 
         When configuration or data cannot be used.
     """
     with _processes(config) as processes:
-        return _plan(config, dataset.read(config, data), plan.seed_of(config), encoder_weights, processes)
+        if not processes.leads:
+            return None
+        source = dataset.read(config, data)
+        return _plan(config, source, plan.seed_of(config), encoder_weights, processes, data is not None)
 
 
 def train(
@@ -114,10 +120,12 @@ def train(
     """
     with _processes(config) as processes:
         folders = _folders(config, folder, options)
+        if processes.leads:
+            say("reading and checking the data")
         source = dataset.read(config, data)
         seed = run.begun(folders[0]).seed if options.resume else plan.seed_of(config)
         seed = processes.agree(seed)
-        planned = _plan(config, source, seed, options.encoder_weights, processes)
+        planned = _plan(config, source, seed, options.encoder_weights, processes, data is not None)
         if processes.leads:
             announce(planned)
         finished = []
@@ -131,29 +139,36 @@ def train(
 
 @contextmanager
 def _processes(config: TrainConfig) -> Iterator[Processes]:
-    try:
-        import torch  # noqa: F401  said before anything is read
-    except ImportError as error:
-        raise BackendMissing("training needs PyTorch: pip install 'edgeseg[train]'") from error
+    if find_spec("torch") is None:
+        raise BackendMissing("training needs PyTorch: pip install 'edgeseg[train]'")
     with distributed.joined(config.gpus, config.batch_size) as processes:
         yield processes
 
 
-def _plan(config: TrainConfig, source: Source, seed: int, encoder_weights: str | None, processes: Processes) -> Plan:
+def _plan(
+    config: TrainConfig,
+    source: Source,
+    seed: int,
+    encoder_weights: str | None,
+    processes: Processes,
+    overridden: bool,
+) -> Plan:
+    model.build(config.architecture, config.encoder)  # an unknown name is said before anything begins
     named = encoder_weights or config.encoder_weights
     encoder = encoders.encoder_within_reach(config.encoder, named)
-    return plan.plan(config, source, seed, encoder, distributed.describe(processes, config.gpus))
+    device = distributed.describe(processes, config.gpus)
+    return plan.plan(config, source, seed, encoder, device, overridden)
 
 
 def _folders(config: TrainConfig, folder: Path, options: Options) -> list[Path]:
     """A folder for each fold; refused where a run would be written over, or a resumed one is another."""
     folds = config.selection.folds
     folders = [folder / f"fold-{fold}" for fold in folds] if len(folds) > 1 else [folder]
-    for place in folders:
+    for fold, place in zip(folds, folders, strict=True):
         if not options.resume and (place / CHECKPOINT).exists():
             raise OutputError(f"{place} holds a run already: go on with --resume, or give another folder with -o")
         if options.resume and (place / run.CONFIG).exists():
-            run.check_resumable(place, config)
+            run.check_resumable(place, plan.for_fold(config, fold))
     return folders
 
 
@@ -170,7 +185,13 @@ def _fold(
     """Train one fold; the process that leads measures it and builds its bundle."""
     training, validation = dataset.split(source, config, seed)
     resume = options.resume and (folder / CHECKPOINT).exists()
-    start = run.begun(folder) if resume else run.Begun(seed, "")
+    digest = source.digest()
+    start = run.begun(folder) if resume else run.Begun(seed, "", digest)
+    if start.data != digest:
+        raise InputError(
+            f"the run in {folder} began with other slices or masks than these: give the data that it began with, or "
+            "start in another folder with -o"
+        )
     state = run.train(
         config,
         (training, validation),
@@ -204,6 +225,8 @@ def _show(folder: Path, validation: SliceSet) -> None:
     shown = np.concatenate([worst, best[~np.isin(best, worst)]])
     captions = [f"{validation.labels[k]}  IoU {ious[k]:.2f}" for k in shown]
     title = f"{len(worst)} worst and {len(shown) - len(worst)} best of {len(abnormal)} validation slices"
+    if len(shown) == len(abnormal):
+        title = "The validation slices with an abnormality, the worst first"
     sheet.write_sheet(folder / SHEET, validation.slices[shown], validation.masks[shown], marked[shown], captions, title)
 
 
@@ -232,8 +255,8 @@ def _bundle(
     data = bundle.example_data() if source.from_table else source.path
     try:
         manifest = build.build_engine(folder / run.WEIGHTS, "fp16", data, folder / BUNDLE, None, patients, say)
-    except BackendMissing as error:
-        say(f"no bundle was built: {error}")
+    except EdgesegError as error:  # the weights are there: other folds go on, and edgeseg build-engine can try again
+        say(f"warning: no bundle was built: {error}")
         return None
     if manifest.parity is not None and not manifest.parity.passed:
         say(f"warning: the bundle fails parity: {'; '.join(manifest.parity.failures)}")

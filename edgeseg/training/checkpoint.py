@@ -87,7 +87,8 @@ def resume(run: Path, trained: Trained) -> State:
     try:
         trained.network.load_state_dict(saved["network"])
         trained.optimizer.load_state_dict(saved["optimizer"])
-        trained.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"] and trained.scaler.is_enabled():  # neither, where a run goes on on another device
+            trained.scaler.load_state_dict(saved["scaler"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise InputError(f"{path} belongs to another network than the configuration's: {error}") from error
     steps = [tuple(step) for step in json.loads(saved["steps"])]

@@ -125,10 +125,10 @@ class TrainConfig:
     source: dict[str, dict[str, Any]]
     fields: dict[str, Any]
 
-    def inert(self, from_table: bool) -> tuple[str, ...]:
-        """Which fields have no effect in this run, and why."""
+    def inert(self, from_table: bool, overridden: bool = False) -> tuple[str, ...]:
+        """Which fields have no effect in this run, and why; ``overridden`` when --data stands for the file's paths."""
         named = known.flatten(self.source)
-        return tuple(line for line in known.inert(self.fields, from_table) if line.split(":")[0] in named)
+        return tuple(line for line in known.inert(self.fields, from_table, overridden) if line.split(":")[0] in named)
 
 
 def load(path: Path | None = None, epochs: int | None = None, by_patient: bool = False) -> TrainConfig:
@@ -224,7 +224,10 @@ def _selection(fields: dict[str, Any], own: dict[str, Any]) -> Selection:
     strategy = data["validation_strategy"]
     by_name = bool(own["validation_patients"])
     if by_name and strategy == "kfold" and data["group_fold_column"] != "patient":
-        raise ConfigError("edgeseg.validation_patients names patients, but dataset.group_fold_column is not 'patient'")
+        raise ConfigError(
+            "edgeseg.validation_patients names patients, but dataset.group_fold_column is "
+            f"{data['group_fold_column']!r}: set it to 'patient'"
+        )
     if strategy == "custom" and by_name == bool(paths["validation_dataframe"]):
         raise ConfigError(
             "dataset.validation_strategy is 'custom': name the validation slices by dataset.validation_dataframe or by "
@@ -238,11 +241,11 @@ def _selection(fields: dict[str, Any], own: dict[str, Any]) -> Selection:
         mask_column=data["rle_mask_column"],
         mask_order=own["mask_order"],
         mask_base=own["mask_base"],
-        group_column=data["group_fold_column"],
+        group_column="" if known.is_none(data["group_fold_column"]) else data["group_fold_column"],
         strategy=strategy,
         folds=tuple(int(fold) for fold in data["folds"]) if strategy == "kfold" else (0,),
         validation_size=data["validation_size"],
-        validation_table=paths["validation_dataframe"],
+        validation_table=paths["validation_dataframe"] if strategy == "custom" else "",
         validation_patients=tuple(own["validation_patients"]),
         sample=float(data["data_sample"]),
         sample_parts=tuple(data["data_sample_choice"]),
@@ -258,6 +261,14 @@ _PATHS = ("train_dataframe", "data_folder", "validation_dataframe")
 def _augmentation(fields: dict[str, Any], own: dict[str, Any]) -> Augmentation:
     strategy = fields["augmentation.augmentations_strategy"]
     custom = strategy == "Custom"
+    pipelines = ("custom_train_augmentations", "custom_inference_augmentations")
+    if custom and (empty := [name for name in pipelines if known.is_none(fields[f"augmentation.{name}"])]):
+        raise ConfigError(f"augmentation.{empty[0]} is empty, but augmentations_strategy is Custom: give the pipeline")
+    if own["crop_px"] and fields["image.image_normalization"] == "Channel":
+        raise ConfigError(
+            "edgeseg.crop_px and image.image_normalization 'Channel' exclude each other: a crop's mean and deviation "
+            "are not those of the whole slice, which an engine takes"
+        )
     return Augmentation(
         strategy=strategy,
         pipeline=fields["augmentation.custom_train_augmentations"] if custom else "",

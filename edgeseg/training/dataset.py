@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from edgeseg import preprocess
 from edgeseg.errors import ConfigError, InputError
@@ -18,10 +20,9 @@ from edgeseg.training.fields import FOLDS
 from edgeseg.types import BoolArray, ByteArray, Preprocessing
 
 _TABLES = (".pq", ".parquet", ".csv")
-_EACH_SLICE = ("mask", "image")
-"""Columns of the published table whose values are unlike for every slice, and so are an LGG folder's slices."""
+_EACH_SLICE = ("mask", "image", "")
+"""Columns of the published table whose values differ for every slice, as an LGG folder's slices do; or none."""
 
-Report = Callable[[str, int, int], None]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -84,8 +85,17 @@ class Source:
     from_table: bool
     path: Path
 
+    def digest(self) -> str:
+        """SHA-256 of the slices' names and masks: whether two runs read the same."""
+        digest = hashlib.sha256()
+        for part in (self.slices, self.validation):
+            if part is not None:
+                digest.update("\n".join(part.labels.tolist()).encode())
+                digest.update(np.packbits(part.masks).tobytes())
+        return digest.hexdigest()
 
-def read(config: TrainConfig, data: Path | None, report: Report = lambda *_: None) -> Source:
+
+def read(config: TrainConfig, data: Path | None) -> Source:
     """Read the training set.
 
     Parameters
@@ -94,8 +104,6 @@ def read(config: TrainConfig, data: Path | None, report: Report = lambda *_: Non
         Its ``selection`` says which columns and paths.
     data
         An LGG folder, a table (``.pq``, ``.parquet``, ``.csv``) or a folder with one; None takes the configuration's.
-    report
-        Called with (name, done, total).
 
     Raises
     ------
@@ -112,7 +120,7 @@ def read(config: TrainConfig, data: Path | None, report: Report = lambda *_: Non
                 "dataset.validation_dataframe is a table, but the data are an LGG folder: name the patients in "
                 "edgeseg.validation_patients"
             )
-        return Source(_read_lgg(path, config, report), None, False, path)
+        return Source(_read_lgg(path, config), None, False, path)
     if selection.intensity != "stored":
         raise ConfigError(
             "edgeseg.intensity is 'volume', which needs whole volumes: with a table of slices it has to be 'stored'"
@@ -138,7 +146,8 @@ def _find(selection: Selection, data: Path | None) -> tuple[Path, Path | None]:
         if data.suffix not in _TABLES:
             raise InputError(f"{data} is no table: --data takes {', '.join(_TABLES)}, or an LGG folder")
         return data, None
-    tables = sorted(path for path in data.glob("*") if path.suffix in _TABLES)
+    is_lgg = (data / "kaggle_3m").is_dir() or next(data.glob("*/*_mask.tif"), None) is not None
+    tables = [] if is_lgg else sorted(path for path in data.glob("*") if path.suffix in _TABLES)
     if len(tables) > 1:
         raise InputError(f"{data} holds {len(tables)} tables, {tables[0].name} first: give one of them with --data")
     return (tables[0], None) if tables else (data, None)
@@ -151,15 +160,16 @@ def _beside(name: str, path: Path) -> Path | None:
     return Path(name) if Path(name).is_file() else path.parent / Path(name).name
 
 
-def _read_lgg(root: Path, config: TrainConfig, report: Report) -> SliceSet:
+def _read_lgg(root: Path, config: TrainConfig) -> SliceSet:
     selection, patients = config.selection, lgg.index(root)
-    by_patient = selection.group_column == "patient" or selection.strategy == "custom"
-    if not by_patient and selection.group_column not in _EACH_SLICE:
+    by_patient = selection.group_column == "patient"
+    if not by_patient and selection.group_column not in _EACH_SLICE and selection.strategy != "custom":
         raise ConfigError(
             f"dataset.group_fold_column is {selection.group_column!r}: an LGG folder has 'patient', and "
-            f"{' and '.join(map(repr, _EACH_SLICE))}, which keep nothing together"
+            f"{' and '.join(map(repr, _EACH_SLICE[:2]))}, which keep nothing together"
         )
     lgg.check(patients)
+    _check_sizes(patients, config.size_px)
     preprocessing = Preprocessing(selection.intensity, config.size_px)
     slices, masks, owners, labels = [], [], [], []
     for number, patient in enumerate(patients):
@@ -168,17 +178,30 @@ def _read_lgg(root: Path, config: TrainConfig, report: Report) -> SliceSet:
         masks.append(lgg.read_masks(patient))
         owners.append(np.full(len(network_input.slices), number))
         labels += [path.stem for path in patient.images]
-        report(patient.name, number + 1, len(patients))
     numbers = np.concatenate(owners)
     names = tuple(patient.name for patient in patients)
     groups = numbers if by_patient else np.arange(len(numbers))
     return SliceSet(np.concatenate(slices), np.concatenate(masks), numbers, names, groups, np.array(labels))
 
 
+def _check_sizes(patients: list[lgg.Patient], size_px: int) -> None:
+    other = {}
+    for patient in patients:
+        with Image.open(patient.images[0]) as image:
+            if image.size != (size_px, size_px):
+                other[patient.name] = image.size
+    if other:
+        name, (width, height) = next(iter(other.items()))
+        raise InputError(
+            f"the images of {len(other)} of {len(patients)} patients are not of {size_px} x {size_px} pixels, first "
+            f"{name} with {width} x {height}: the LGG set's are; train on a table of them (edgeseg prepare), whose "
+            "images are resized"
+        )
+
+
 def _read_table(path: Path, images: Path | None, selection: Selection) -> SliceSet:
-    columns = table.Columns(
-        selection.image_column, selection.class_column, selection.mask_column, selection.group_column
-    )
+    group = selection.group_column if selection.strategy != "custom" else ""
+    columns = table.Columns(selection.image_column, selection.class_column, selection.mask_column, group or None)
     rows = table.read(path, images, columns, selection.mask_order, selection.mask_base)
     labels = [Path(name).stem for name in rows.images]
     names, patients = _numbered(rows.patients or [re.sub(r"_\d+$", "", label) for label in labels])
@@ -203,14 +226,14 @@ def split(source: Source, config: TrainConfig, seed: int) -> tuple[SliceSet, Sli
     ConfigError
         When a validation patient is not in the set, a side is empty, or no validation slice is abnormal.
     """
-    data, selection = source.slices, config.selection
+    selection = config.selection
     wanted = selection.slices or ("all" if source.from_table else "abnormal")
-    if wanted == "abnormal":
-        data = data.take(np.flatnonzero(data.masks.any(axis=(1, 2))))
+    data = _abnormal(source.slices) if wanted == "abnormal" else source.slices
     if source.validation is not None:
-        training, validation = data, source.validation
+        training = data
+        validation = _abnormal(source.validation) if wanted == "abnormal" else source.validation
     else:
-        validates = np.isin(data.groups, _validation_groups(data, selection, seed))
+        validates = _validates(data, selection, seed)
         training, validation = data.take(np.flatnonzero(~validates)), data.take(np.flatnonzero(validates))
     training = _sample(training, selection, "Train", seed)
     validation = _sample(validation, selection, "Validation", seed)
@@ -228,35 +251,40 @@ def split(source: Source, config: TrainConfig, seed: int) -> tuple[SliceSet, Sli
     return (join(training, validation) if selection.train_on_validation else training), validation
 
 
+def _abnormal(data: SliceSet) -> SliceSet:
+    return data.take(np.flatnonzero(data.masks.any(axis=(1, 2))))
+
+
 def _where(selection: Selection) -> str:
     return f" in fold {selection.folds[0]}" if selection.strategy == "kfold" else ""
 
 
-def _validation_groups(data: SliceSet, selection: Selection, seed: int) -> Numbers:
-    """The groups that validate: shuffled groups, dealt into five runs whose sizes differ by one at most, or one share.
+def _validates(data: SliceSet, selection: Selection, seed: int) -> BoolArray:
+    """Which slices validate: shuffled groups, dealt into five runs whose sizes differ by one at most, or one share.
 
     Where patients are named, they are the validation patients of ``custom`` and the first fold of ``kfold``; the other
     four folds share the other patients.
     """
-    named = _named_groups(data, selection.validation_patients)
+    if selection.strategy == "automatic":
+        shuffled = np.random.default_rng(seed).permutation(np.unique(data.groups))
+        return np.isin(data.groups, shuffled[: max(1, round(selection.validation_size * len(shuffled)))])
+    named = np.isin(data.patients, _numbers(data, selection.validation_patients))
     if selection.strategy == "custom":
         return named
-    shuffled = np.random.default_rng(seed).permutation(np.setdiff1d(data.groups, named))
-    if selection.strategy == "automatic":
-        return shuffled[: max(1, round(selection.validation_size * len(shuffled)))]
-    folds = [named, *np.array_split(shuffled, FOLDS - 1)] if len(named) else np.array_split(shuffled, FOLDS)
-    return folds[selection.folds[0]]
+    first = np.unique(data.groups[named])
+    shuffled = np.random.default_rng(seed).permutation(np.setdiff1d(data.groups, first))
+    folds = [first, *np.array_split(shuffled, FOLDS - 1)] if len(first) else np.array_split(shuffled, FOLDS)
+    return np.isin(data.groups, folds[selection.folds[0]])
 
 
-def _named_groups(data: SliceSet, names: tuple[str, ...]) -> Numbers:
+def _numbers(data: SliceSet, names: tuple[str, ...]) -> list[int]:
     unknown = [name for name in names if name not in data.names]
     if unknown:
         raise ConfigError(
             f"edgeseg.validation_patients names {unknown[0]}, which is not among the {len(data.names)} patients of "
             f"--data ({len(unknown)} such names): use a folder that has them, or another list"
         )
-    numbers = [data.names.index(name) for name in names]
-    return np.unique(data.groups[np.isin(data.patients, numbers)])
+    return [data.names.index(name) for name in names]
 
 
 def _sample(data: SliceSet, selection: Selection, part: str, seed: int) -> SliceSet:

@@ -10,10 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import ConfigError
+
+_PATIENCE = timedelta(hours=2)
+"""Between two folds the first process measures one and builds its bundle, and the others wait."""
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +128,7 @@ def joined(gpus: tuple[int, ...], batch_size: int) -> Iterator[Processes]:
         return
     if device != "cpu":
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+    torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl", timeout=_PATIENCE)
     try:
         yield Processes(rank, count, device)
     finally:
@@ -141,7 +145,10 @@ def _device(gpus: tuple[int, ...], count: int, local: int) -> str:
             f"environment.gpus names {len(gpus)} devices: start a process for each, with torchrun --nproc-per-node "
             f"{len(gpus)} --no-python edgeseg train ..."
         )
-    number = gpus[local] if len(gpus) > local else local
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if len(gpus) < here:
+        raise ConfigError(f"environment.gpus names {len(gpus)} devices for {here} processes: name one for each")
+    number = gpus[local]
     if number >= torch.cuda.device_count():
         raise ConfigError(
             f"environment.gpus names device {number}, but this machine has {torch.cuda.device_count()}, from 0"
@@ -159,11 +166,11 @@ def wrap(network: nn.Module, processes: Processes) -> nn.Module:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.forward = partial(_normalise, processes, module)  # type: ignore[method-assign]
-        return nn.parallel.DistributedDataParallel(network)
+        return nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
     from timm.layers import convert_sync_batchnorm
 
     converted = convert_sync_batchnorm(network)
-    return nn.parallel.DistributedDataParallel(converted, device_ids=[processes.device])
+    return nn.parallel.DistributedDataParallel(converted, device_ids=[processes.device], find_unused_parameters=True)
 
 
 def _normalise(processes: Processes, norm: Any, features: torch.Tensor) -> torch.Tensor:

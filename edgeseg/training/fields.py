@@ -59,6 +59,7 @@ _ANY = _Rule(lambda _: True, "any value")
 _TEXT = _Rule(lambda v: isinstance(v, str) and bool(v), "a text")
 _TEXTS = _Rule(lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "a list of texts")
 _NOTHING = _Rule(lambda v: v in (None, "None", ""), "None")
+_TEXT_OR_NONE = _Rule(lambda v: v is None or isinstance(v, str), "a text or None")
 _SHARE = _Rule(lambda v: _is_number(v, 0, 1) and v > 0, "a number above 0, up to 1")
 _BETWEEN = _Rule(lambda v: isinstance(v, float) and 0 < v < 1, "a number between 0 and 1, both left out")
 _CROP = _Rule(lambda v: v in (0, 64, 96, 128, 160, 192, 224), "0 (the whole slice), or 64 to 224 in steps of 32")
@@ -68,8 +69,8 @@ _RULES: dict[str, _Rule] = {
     "architecture.backbone": _TEXT,
     "architecture.pretrained": _FLAG,
     "augmentation.augmentations_strategy": _one_of("Soft", "Medium", "Hard", "Custom"),
-    "augmentation.custom_inference_augmentations": _ANY,
-    "augmentation.custom_train_augmentations": _ANY,
+    "augmentation.custom_inference_augmentations": _TEXT_OR_NONE,
+    "augmentation.custom_train_augmentations": _TEXT_OR_NONE,
     "augmentation.cutmix_corner": _FLAG,
     "augmentation.mix_concentration": _Rule(lambda v: _is_number(v, 0, 1000) and v > 0, "a number above 0"),
     "augmentation.mix_image": _one_of("Disabled", "Mixup", "Cutmix"),
@@ -82,7 +83,7 @@ _RULES: dict[str, _Rule] = {
     "dataset.data_sample": _SHARE,
     "dataset.data_sample_choice": _some_of("Train", "Validation"),
     "dataset.folds": _some_of(*map(str, range(FOLDS)), least=1),
-    "dataset.group_fold_column": _TEXT,
+    "dataset.group_fold_column": _TEXT_OR_NONE,
     "dataset.image_column": _TEXT,
     "dataset.rle_mask_column": _TEXT,
     "dataset.test_dataframe": _ANY,
@@ -116,13 +117,13 @@ _RULES: dict[str, _Rule] = {
     "training.evaluation_epochs": _number(1, 10000, whole=True),
     "training.grad_accumulation": _number(1, 4096, whole=True),
     "training.gradient_clip": _number(0),
-    "training.learning_rate": _number(0, 10),
+    "training.learning_rate": _Rule(lambda v: _is_number(v, 0, 10) and v > 0, "a number above 0, up to 10"),
     "training.loss_function": _one_of("BCEDice"),
     "training.optimizer": _one_of("AdamW"),
     "training.save_best_checkpoint": _FLAG,
     "training.schedule": _one_of("Constant", "Cosine", "Linear"),
     "training.train_validation_data": _FLAG,
-    "training.warmup_epochs": _number(0),
+    "training.warmup_epochs": _number(0, 10000),
     "training.weight_decay": _number(0),
     "edgeseg.encoder_weights": _TEXT,
     "edgeseg.slices": _one_of("all", "abnormal", "balanced"),
@@ -191,7 +192,7 @@ def is_none(value: Any) -> bool:
     return value in (None, "None", "")
 
 
-def inert(fields: dict[str, Any], from_table: bool) -> tuple[str, ...]:
+def inert(fields: dict[str, Any], from_table: bool, overridden: bool = False) -> tuple[str, ...]:
     """Which of the fields have no effect in a run, each with the reason.
 
     Parameters
@@ -200,6 +201,8 @@ def inert(fields: dict[str, Any], from_table: bool) -> tuple[str, ...]:
         As from `flatten`, checked.
     from_table
         Whether the data are a table with run-length masks; else they are an LGG folder.
+    overridden
+        Whether --data stands in place of the fields that say where the data are.
     """
     reasons: dict[str, list[str]] = {
         "prediction on a test set is not part of a training run": [
@@ -223,6 +226,12 @@ def inert(fields: dict[str, Any], from_table: bool) -> tuple[str, ...]:
         ]
         reasons["the slices are in memory and need no loader"] = ["environment.number_of_workers"]
     reasons.update(_inert_data(fields, from_table))
+    if from_table and overridden:
+        reasons["--data says where the data are"] = ["dataset.train_dataframe", "dataset.data_folder"]
+    if fields["dataset.data_sample"] != 1 and not fields["dataset.data_sample_choice"]:
+        reasons["dataset.data_sample_choice is empty"] = ["dataset.data_sample"]
+    if not fields["environment.mixed_precision_training"]:
+        reasons["environment.mixed_precision_training is false"] = ["edgeseg.half"]
     if fields["dataset.data_sample"] == 1:
         reasons["dataset.data_sample is 1"] = ["dataset.data_sample_choice"]
     if not fields["training.differential_learning_rate_layers"]:
@@ -239,7 +248,7 @@ def _inert_data(fields: dict[str, Any], from_table: bool) -> dict[str, list[str]
         reasons["--data is an LGG folder, whose masks are images"] = [
             f"dataset.{f}"
             for f in ("data_folder", "train_dataframe", "class_name_column", "image_column", "rle_mask_column")
-        ]
+        ] + ["edgeseg.mask_order", "edgeseg.mask_base"]
     strategy = fields["dataset.validation_strategy"]
     ignored = {
         "kfold": ["validation_size", "validation_dataframe"],

@@ -109,21 +109,27 @@ def fit(
     import torch
 
     if batches.steps_per_epoch(training, config) == 0:
-        raise InputError(f"{len(training)} training slices do not fill a batch of {config.batch_size}")
+        raise InputError(
+            f"{len(training)} training slices do not fill a batch of {config.batch_size}: lower training.batch_size"
+        )
     processes = processes or Processes(device="cuda:0" if torch.cuda.is_available() else "cpu")
     trained = _movers(network, config, torch.device(processes.device))
     state = resume(run, trained) if go_on else State()
     if config.adjust_batch_size:
-        state.batch_size = state.batch_size or processes.agree(_fitting_batch(network, config))
+        state.batch_size = state.batch_size or min(processes.gather([_fitting_batch(network, config, processes)]))
         config = replace(config, batch_size=state.batch_size)
+    _check_shares(training, config, processes)
     ready = batches.preparation(config, processes)
     shared = wrap(network, processes)
     while state.epoch < config.epochs:
         epoch = _epoch(shared, trained, training, validation, ready, state, seed, report)
+        _check_finite(network, epoch)
         if processes.leads:
             save(run, trained, state, config.keep_best and _is_best(state, epoch.validation, config))
             report(epoch)
-    if config.keep_best and processes.leads:
+    if state.history[-1]["validation"] is None:  # fewer epochs than the checkpoint was to have
+        state.history[-1]["validation"] = asdict(validate(network, validation, ready))
+    if config.keep_best and processes.leads and (run / BEST).exists():
         network.load_state_dict(torch.load(run / BEST, map_location=processes.device, weights_only=True))
     return state
 
@@ -169,8 +175,30 @@ def _depthwise_in_fp32(network: nn.Module) -> None:
             module.forward = partial(forward, module)  # type: ignore[method-assign]
 
 
-def _fitting_batch(network: nn.Module, config: TrainConfig) -> int:
-    """The largest batch, halved from the configuration's, whose forward and backward pass fits into memory."""
+def _check_shares(data: SliceSet, config: TrainConfig, processes: Processes) -> None:
+    """Refuse batches that would leave a process without a slice."""
+    smallest = min(len(batch) for batch in batches.batches(data, config, (0, 0)))
+    if smallest < processes.count:
+        raise ConfigError(
+            f"a batch of {smallest} slices cannot be shared by {processes.count} processes: set "
+            "training.drop_last_batch to true, or start fewer processes"
+        )
+
+
+def _check_finite(network: nn.Module, epoch: Epoch) -> None:
+    """Stop a run that diverged before its checkpoint is written over."""
+    import torch
+
+    if all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+        return
+    raise InputError(
+        f"the weights are no numbers any more after epoch {epoch.number}: the checkpoint of the epoch before is kept; "
+        "lower training.learning_rate, or set training.gradient_clip"
+    )
+
+
+def _fitting_batch(network: nn.Module, config: TrainConfig, processes: Processes) -> int:
+    """The largest batch, halved from the configuration's, of which this process's share fits into memory."""
     import torch
 
     device = next(network.parameters()).device
@@ -178,7 +206,7 @@ def _fitting_batch(network: nn.Module, config: TrainConfig) -> int:
     size = config.batch_size
     while True:
         try:
-            slices = torch.zeros(size, 3, config.size_px, config.size_px, device=device)
+            slices = torch.zeros(math.ceil(size / processes.count), 3, config.size_px, config.size_px, device=device)
             with torch.autocast(device.type, half_type(device, config.half), enabled=config.mixed_precision):
                 logits = network.train()(slices)
             bce_dice(logits, torch.zeros_like(logits)).backward()  # type: ignore[no-untyped-call]
@@ -243,21 +271,22 @@ def _steps(
     dtype = half_type(device, config.half)
     network.train()
     per_epoch = math.ceil(len(taken) / config.grad_accumulation)
-    losses, since = [], 0
+    losses: list[float] = []
     for number, (slices, masks) in enumerate(ready.for_training(data, taken, drawn)):
+        begun = number - number % config.grad_accumulation
+        group = taken[begun : begun + config.grad_accumulation]  # the last one may be shorter
         with torch.autocast(device.type, dtype, enabled=config.mixed_precision):
             logits = network(slices)
         loss = bce_dice(logits, masks, ready.processes.total)
-        trained.scaler.scale(loss / config.grad_accumulation).backward()  # type: ignore[no-untyped-call]
+        trained.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
-        since += len(taken[number])
-        if (number + 1) % config.grad_accumulation == 0 or number + 1 == len(taken):
+        if number + 1 == begun + len(group):
             step = (state.epoch - 1) * per_epoch + number // config.grad_accumulation
             rate = learning_rate(config, step, config.epochs * per_epoch, per_epoch)
             _step(trained, rate, config.gradient_clip)
-            state.steps.append((step + 1, state.epoch, rate, losses[-1]))
-            report(Step(state.epoch, step + 1, config.epochs * per_epoch, losses[-1], rate, since))
-            since = 0
+            mean = float(np.mean(losses[-len(group) :]))
+            state.steps.append((step + 1, state.epoch, rate, mean))
+            report(Step(state.epoch, step + 1, config.epochs * per_epoch, mean, rate, sum(map(len, group))))
     return losses
 
 

@@ -106,7 +106,7 @@ def seed_of(config: TrainConfig) -> int:
     return secrets.randbelow(2**31) if config.seed == -1 else config.seed
 
 
-def plan(config: TrainConfig, source: Source, seed: int, encoder: str, device: str) -> Plan:
+def plan(config: TrainConfig, source: Source, seed: int, encoder: str, device: str, overridden: bool = False) -> Plan:
     """Plan a run: every split is made, every pipeline parsed, nothing trained.
 
     Parameters
@@ -115,6 +115,8 @@ def plan(config: TrainConfig, source: Source, seed: int, encoder: str, device: s
         What to do, what was read, and what the draws come from.
     encoder, device
         What the encoder starts from and what trains, in words.
+    overridden
+        Whether the data are others than the configuration's paths name.
 
     Raises
     ------
@@ -137,9 +139,9 @@ def plan(config: TrainConfig, source: Source, seed: int, encoder: str, device: s
         batch_size=config.batch_size,
         augmentation=augmentation(config),
         folds=folds,
-        inert=config.inert(source.from_table),
+        inert=config.inert(source.from_table, overridden),
         differs=published.protocol(
-            config.epochs, first.training.slices, first.validation.slices, config.batch_size, by_patient
+            config.encoder, config.epochs, first.training.slices, first.validation.slices, config.batch_size, by_patient
         ),
     )
 
@@ -168,8 +170,13 @@ def _fold(config: TrainConfig, source: Source, seed: int, fold: int) -> FoldPlan
 
 
 def for_fold(config: TrainConfig, fold: int) -> TrainConfig:
-    """The configuration of one of its folds."""
-    return replace(config, selection=replace(config.selection, folds=(fold,)))
+    """The configuration of one of its folds, as a file that names this fold alone would give it."""
+    if config.selection.strategy != "kfold":
+        return config
+    named = [str(fold)]
+    source = {**config.source, "dataset": {**config.source.get("dataset", {}), "folds": named}}
+    fields = {**config.fields, "dataset.folds": named}
+    return replace(config, selection=replace(config.selection, folds=(fold,)), source=source, fields=fields)
 
 
 def _side(data: SliceSet) -> Side:
@@ -180,7 +187,7 @@ def precision(config: TrainConfig, device: str) -> str:
     """The arithmetic of a training step, in words."""
     if not config.mixed_precision:
         return "float32"
-    return f"mixed, {'bfloat16' if device.startswith('CPU') else config.half}"
+    return f"mixed, {'bfloat16' if 'CPU' in device else config.half}"
 
 
 def augmentation(config: TrainConfig) -> str:

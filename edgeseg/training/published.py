@@ -10,8 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-SOURCE = "h2oai/ht-catalog, Brain MRI Segmentation, Hydrogen Torch v1.2.0"
-SEED = 732471
+ENCODER = "resnet34"
 BATCH_SIZE = 16
 EPOCHS = 5
 STEPS_PER_EPOCH = 68
@@ -80,13 +79,17 @@ def compare(history: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [_row(number, ours.get(number)) for number in (*range(1, EPOCHS + 1), *later)]
 
 
-def protocol(epochs: int, training_slices: int, validation_slices: int, batch_size: int, by_patient: bool) -> str:
+def protocol(
+    encoder: str, epochs: int, training_slices: int, validation_slices: int, batch_size: int, by_patient: bool
+) -> str:
     """Say in a sentence how a run's protocol differs from the published one; nothing (an empty text) where it does not.
 
     Parameters
     ----------
+    encoder
+        The run's.
     epochs, training_slices, validation_slices, batch_size
-        The run's counts.
+        Its counts.
     by_patient
         Whether the split keeps patients together.
     """
@@ -100,6 +103,8 @@ def protocol(epochs: int, training_slices: int, validation_slices: int, batch_si
         )
         if ours != theirs
     ]
+    if encoder != ENCODER:
+        differences.insert(0, f"the encoder {encoder} instead of {ENCODER}")
     if by_patient:
         differences.append("a split by patient instead of by slice")
     return f"Not the published protocol: {', '.join(differences)}." if differences else ""

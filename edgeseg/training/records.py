@@ -11,6 +11,8 @@ from typing import Any
 
 from edgeseg.errors import BackendMissing
 
+BEGUN = "run.json"
+"""What a run drew and loaded when it began: the first line of its log."""
 LOG, METRICS, STEPS, BOARD = "log.jsonl", "metrics.csv", "steps.csv", "tensorboard"
 
 StepRow = tuple[int, int, float, float]
@@ -31,7 +33,7 @@ def write(run: Path, history: Sequence[Mapping[str, Any]], steps: Sequence[StepR
     Parameters
     ----------
     run
-        An existing folder.
+        An existing folder; what ``run.json`` in it says is the log's first line.
     history
         One dict an epoch: ``number`` (from 1), ``train_loss``, ``learning_rate`` (of its last step), ``seconds``,
         ``slices_per_second``, ``training`` and ``validation`` (None, or a dict of the figures on those slices).
@@ -43,7 +45,8 @@ def write(run: Path, history: Sequence[Mapping[str, Any]], steps: Sequence[StepR
     OSError
         When the folder cannot be written to.
     """
-    _replace(run / LOG, "".join(json.dumps(dict(epoch)) + "\n" for epoch in history))
+    head = [json.loads((run / BEGUN).read_text(encoding="utf-8"))] if (run / BEGUN).is_file() else []
+    _replace(run / LOG, "".join(json.dumps(dict(line)) + "\n" for line in (*head, *history)))
     _replace(run / METRICS, _table([_flat(epoch) for epoch in history], tuple(_flat({}))))
     _replace(run / STEPS, _table([dict(zip(_STEP_COLUMNS, row, strict=True)) for row in steps], _STEP_COLUMNS))
 

@@ -20,15 +20,16 @@ from edgeseg.training.dataset import SliceSet
 from edgeseg.training.distributed import Processes
 from edgeseg.training.fields import flatten
 
-WEIGHTS, BEGUN, CONFIG, CARD, CHARTS = "weights.safetensors", "run.json", "config.yaml", "card.md", "charts.png"
+WEIGHTS, CONFIG, CARD, CHARTS = "weights.safetensors", "config.yaml", "card.md", "charts.png"
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What a run drew and loaded when it began, and a resumed one keeps."""
+    """What a run drew, loaded and read when it began, and a resumed one keeps; ``data`` is a digest of the slices."""
 
     seed: int
     encoder: str
+    data: str
 
 
 def begun(run: Path) -> Begun:
@@ -40,8 +41,8 @@ def begun(run: Path) -> Begun:
         When there is no run.
     """
     try:
-        content = json.loads((run / BEGUN).read_text(encoding="utf-8"))
-        return Begun(int(content["seed"]), str(content["encoder"]))
+        content = json.loads((run / records.BEGUN).read_text(encoding="utf-8"))
+        return Begun(int(content["seed"]), str(content["encoder"]), str(content["data"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"no run to resume in {run}: start without --resume") from error
 
@@ -117,7 +118,7 @@ def train(
     network = model.build(config.architecture, config.encoder)
     if not resume:
         origin = model.load_encoder(network, config.encoder, encoder_weights or config.encoder_weights)
-        start = Begun(start.seed, origin)
+        start = Begun(start.seed, origin, start.data)
     if processes.leads:
         _begin(run, config, start)
     training, validation = split
@@ -133,7 +134,10 @@ def train(
 @contextmanager
 def _reports(run: Path, processes: Processes, board: bool, progress: loop.Report) -> Iterator[loop.Report]:
     """What is called with every step and epoch: the caller's, and TensorBoard's where it is asked for."""
-    if not board or not processes.leads:
+    if not processes.leads:
+        yield lambda _: None
+        return
+    if not board:
         yield progress
         return
     with records.Board(run) as log:
@@ -167,7 +171,7 @@ def _begin(run: Path, config: TrainConfig, start: Begun) -> None:
     """Make the run's folder and write down what the run starts from."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / BEGUN).write_text(json.dumps(asdict(start), indent=2) + "\n", encoding="utf-8")
+        (run / records.BEGUN).write_text(json.dumps(asdict(start), indent=2) + "\n", encoding="utf-8")
         (run / CONFIG).write_text(yaml.safe_dump(config.source, sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write to {run} ({error.strerror}): give another folder with -o") from error

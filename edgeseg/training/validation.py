@@ -10,9 +10,8 @@ import numpy as np
 
 from edgeseg import metrics, model
 from edgeseg.training.batches import Preparation
-from edgeseg.training.dataset import SliceSet
+from edgeseg.training.dataset import Numbers, SliceSet
 from edgeseg.training.loss import bce_dice
-from edgeseg.types import BoolArray
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +60,8 @@ def validate(network: nn.Module, data: SliceSet, ready: Preparation) -> Validati
     return _figures(loss, np.concatenate([part[2] for part in parts]), data)
 
 
-def _batch(network: nn.Module, data: SliceSet, start: int, ready: Preparation) -> tuple[int, float, BoolArray]:
-    """First slice, loss, and marked pixels of a batch."""
+def _batch(network: nn.Module, data: SliceSet, start: int, ready: Preparation) -> tuple[int, float, Numbers]:
+    """First slice, loss, and each slice's pixels, as `_figures` takes them, of a batch."""
     import torch
 
     config = ready.config
@@ -72,17 +71,21 @@ def _batch(network: nn.Module, data: SliceSet, start: int, ready: Preparation) -
         with torch.autocast(slices.device.type, dtype, enabled=config.mixed_precision_validation):
             logits = model.flipped_mean(network, slices, config.flips)
         threshold = math.log(config.threshold / (1 - config.threshold))
-        return start, float(bce_dice(logits, masks)), (logits[:, 0] >= threshold).cpu().numpy()
+        marked, drawn = logits >= threshold, masks >= 0.5
+        pixels = [area.sum((1, 2, 3)) for area in (marked & drawn, marked, drawn)]
+        return start, float(bce_dice(logits, masks)), torch.stack(pixels, 1).cpu().numpy()
 
 
-def _figures(loss: float, marked: BoolArray, data: SliceSet) -> Validation:
-    abnormal = np.flatnonzero(data.masks.any(axis=(1, 2)))
-    empty = np.flatnonzero(~data.masks.any(axis=(1, 2)))
-    patients = [data.patients == number for number in np.unique(data.patients)]
+def _figures(loss: float, pixels: Numbers, data: SliceSet) -> Validation:
+    """Figures from each slice's counts (slice, 3): pixels in both masks, in the marked one, and in the drawn one."""
+    both, marked, drawn = pixels.T
+    abnormal = drawn > 0
+    patients = [metrics.dice_of_counts(*pixels[data.patients == k].sum(axis=0)) for k in np.unique(data.patients)]
+    union = marked + drawn - both
     return Validation(
         loss=loss,
-        iou=float(np.mean([metrics.iou(marked[k], data.masks[k]) for k in abnormal])),
-        dice=float(np.mean([metrics.dice(marked[k], data.masks[k]) for k in abnormal])),
-        dice_patient=float(np.mean([metrics.dice(marked[own], data.masks[own]) for own in patients])),
-        false_positive_share=float(marked[empty].any(axis=(1, 2)).mean()) if len(empty) else None,
+        iou=float(np.mean(both[abnormal] / union[abnormal])),
+        dice=float(np.mean([metrics.dice_of_counts(*row) for row in pixels[abnormal]])),
+        dice_patient=float(np.mean(patients)),
+        false_positive_share=None if abnormal.all() else float((marked[~abnormal] > 0).mean()),
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from edgeseg import bundle, encoders, model, train
-from edgeseg.errors import ConfigError, EdgesegError, InputError, OutputError
+from edgeseg import build, bundle, encoders, model, train
+from edgeseg.errors import ConfigError, EdgesegError, EngineError, InputError, OutputError
 from edgeseg.prepare import prepare
-from edgeseg.training import checkpoint, config, loop
+from edgeseg.training import checkpoint, config, dataset, loop, run
 from edgeseg.training.plan import Plan
 
 BASE: dict[str, Any] = {
@@ -54,7 +55,13 @@ def finished(lgg_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
 
 
 def _log(finished: Finished) -> list[str]:
-    return (finished.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return (finished.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+
+
+def _begun(finished: Finished) -> dict[str, Any]:
+    """The log's first line: seed, encoder weights, digest of the data."""
+    first: dict[str, Any] = json.loads((finished.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    return first
 
 
 def test_the_folder_holds_the_whole_run(finished: Finished) -> None:
@@ -74,7 +81,9 @@ def test_the_folder_holds_the_whole_run(finished: Finished) -> None:
         "bundle",
     }
     assert yaml.safe_load((finished.folder / "config.yaml").read_text()) == finished.config.source
-    assert json.loads((finished.folder / "run.json").read_text()) == {"seed": 7, "encoder": "random weights"}
+    assert json.loads((finished.folder / "run.json").read_text()) == _begun(finished)
+    assert _begun(finished)["seed"] == 7
+    assert _begun(finished)["encoder"] == "random weights"
     assert [json.loads(line)["number"] for line in _log(finished)] == [1, 2]
     assert (finished.folder / "charts.png").read_bytes().startswith(b"\x89PNG")
 
@@ -228,10 +237,10 @@ def test_a_dry_run_trains_loads_and_writes_nothing(
     lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoders, "load_encoder", lambda *_: pytest.fail("weights are loaded"))
-    monkeypatch.setattr(model, "build", lambda *_: pytest.fail("a network is built"))
     monkeypatch.setattr(loop, "fit", lambda *_: pytest.fail("a network is trained"))
     monkeypatch.chdir(tmp_path)
     plan = train.dry_run(_config(tmp_path, dataset={"folds": ["0", "3"]}), lgg_folder, "package")
+    assert plan is not None
     assert [fold.fold for fold in plan.folds] == [0, 3]
     assert plan.to_json()["folds"][1]["steps"] == plan.folds[1].steps
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
@@ -239,8 +248,6 @@ def test_a_dry_run_trains_loads_and_writes_nothing(
 
 def test_the_published_run_as_planned(lgg_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in set of the published size: 1,099 and 274 slices, 68 steps an epoch, 340 in all."""
-    from edgeseg.training import dataset
-
     count = 1373
     slices, masks = np.zeros((count, 3, 8, 8), np.uint8), np.ones((count, 8, 8), np.bool_)
     labels = np.array([f"P{n % 110}_{n}" for n in range(count)])
@@ -248,6 +255,7 @@ def test_the_published_run_as_planned(lgg_folder: Path, monkeypatch: pytest.Monk
     stand_in = dataset.SliceSet(slices, masks, np.arange(count) % 110, names, np.arange(count), labels)
     monkeypatch.setattr(dataset, "read", lambda *_: dataset.Source(stand_in, None, False, lgg_folder))
     plan = train.dry_run(config.load(), lgg_folder, "none")
+    assert plan is not None
     (fold,) = plan.folds
     assert (fold.training.slices, fold.validation.slices) == (1099, 274)
     assert (fold.steps_an_epoch, fold.steps, fold.slices_an_epoch) == (68, 340, 1088)
@@ -265,6 +273,10 @@ def test_several_folds_in_one_run(lgg_folder: Path, tmp_path: Path) -> None:
     assert not patients[0] & patients[1]
     again = train.train(settings, lgg_folder, tmp_path / "run", train.Options(resume=True))
     assert [one.state.epoch for one in again] == [1, 1]
+    for one, patients_of_fold in zip(finished, patients, strict=True):
+        own = config.load(one.folder / "config.yaml")  # a fold's file is that of this fold alone
+        _, validation = dataset.split(dataset.read(own, lgg_folder), own, run.begun(one.folder).seed)
+        assert set(validation.patient_names()) == patients_of_fold
 
 
 def test_a_fold_that_was_not_begun_is_begun_on_resuming(
@@ -290,6 +302,27 @@ def test_resuming_with_another_configuration_is_refused(finished: Finished, lgg_
     other = _config(tmp_path, training={"batch_size": 5, "build_scoring_pipelines": True})
     with pytest.raises(ConfigError, match=r"training\.batch_size is 5.*began with 4"):
         train.train(other, lgg_folder, finished.folder, train.Options(resume=True))
+
+
+def test_resuming_with_other_data_is_refused(finished: Finished, lgg_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(lgg_folder, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "kaggle_3m" / "TCGA_XX_0005_20000101")
+    with pytest.raises(InputError, match="other slices or masks"):
+        train.train(finished.config, tmp_path / "set", finished.folder, train.Options(resume=True))
+
+
+def test_a_bundle_that_cannot_be_built_does_not_end_the_run(
+    lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise EngineError("the network cannot be exported")
+
+    monkeypatch.setattr(build, "build_engine", fail)
+    said: list[str] = []
+    settings = _config(tmp_path, training={"epochs": 1, "build_scoring_pipelines": True}, dataset={"folds": ["0", "1"]})
+    finished = train.train(settings, lgg_folder, tmp_path / "run", say=said.append)
+    assert [one.bundle for one in finished] == [None, None]
+    assert sum("no bundle was built: the network cannot be exported" in line for line in said) == 2
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(lgg_folder: Path, tmp_path: Path) -> None:
@@ -353,3 +386,17 @@ def test_a_custom_pipeline_trains_and_says_what_an_engine_leaves_out(
     said: list[str] = []
     train.train(settings, lgg_folder, tmp_path / "run", say=said.append)
     assert any("custom_inference_augmentations changes slices" in line for line in said) == warned
+
+
+@pytest.mark.parametrize(("field", "name"), [("backbone", "no-such-encoder"), ("architecture", "NoSuchNet")])
+def test_an_unknown_network_is_refused_before_anything_begins(
+    field: str, name: str, lgg_folder: Path, tmp_path: Path
+) -> None:
+    settings = _config(tmp_path, architecture={field: name})
+    for begin in (
+        lambda: train.dry_run(settings, lgg_folder),
+        lambda: train.train(settings, lgg_folder, tmp_path / "r"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            begin()
+    assert not (tmp_path / "r").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from edgeseg.errors import ConfigError, InputError
 from edgeseg.prepare import prepare
@@ -115,15 +117,13 @@ def test_a_validation_side_without_abnormality_is_refused() -> None:
 
 
 def test_reading_keeps_slices_masks_and_patients_together(lgg_folder: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    data = dataset.read(config.load(), lgg_folder, lambda *facts: told.append(facts)).slices
+    data = dataset.read(config.load(), lgg_folder).slices
     assert data.labels[6] == "TCGA_XX_0001_20000101_2"
     assert data.slices.shape == (30, 3, 256, 256)
     assert data.slices.dtype == np.uint8
     assert data.masks.shape == (30, 256, 256)
     assert data.patients.tolist() == [n for n in range(6) for _ in range(5)]
     assert data.names[3] == "TCGA_XX_0003_20000101"
-    assert told[-1] == ("TCGA_XX_0005_20000101", 6, 6)
     flair = data.slices[:, 1]
     assert flair[data.masks].mean() > 180 > 100 > flair[~data.masks].max() / 2
     assert data.masks.any(axis=(1, 2)).tolist() == [False, True, True, True, False] * 6
@@ -235,3 +235,58 @@ def test_data_that_do_not_fit_the_configuration_are_refused(lgg_folder: Path, tm
     (tmp_path / "table" / "again.pq").write_bytes(b"")
     with pytest.raises(InputError, match="2 tables"):
         dataset.read(config.load(), tmp_path / "table")
+
+
+def test_the_inner_folder_is_the_set_too_whatever_tables_lie_in_it(lgg_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(lgg_folder, tmp_path / "set")
+    (tmp_path / "set" / "kaggle_3m" / "data.csv").write_text("Patient,age\nTCGA_XX_0000,50\n")
+    for root in (tmp_path / "set", tmp_path / "set" / "kaggle_3m"):
+        source = dataset.read(config.load(), root)
+        assert (source.from_table, len(source.slices)) == (False, 30)
+
+
+def test_images_of_another_size_are_refused(lgg_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(lgg_folder, tmp_path / "set")
+    for path in (tmp_path / "set" / "kaggle_3m" / "TCGA_XX_0002_20000101").iterdir():
+        Image.open(path).resize((128, 96), Image.Resampling.NEAREST).save(path)
+    with pytest.raises(InputError, match=r"1 of 6 patients.*TCGA_XX_0002_20000101 with 128 x 96.*edgeseg prepare"):
+        dataset.read(config.load(), tmp_path / "set")
+
+
+def test_named_patients_have_no_say_in_an_automatic_split() -> None:
+    data = _stand_in(np.repeat(np.arange(10), 5))
+    plain = _choose(strategy="automatic", group_column="patient")
+    named = _choose(strategy="automatic", group_column="patient", validation_patients=("P1", "nobody"))
+    assert np.array_equal(_split(data, plain, 3)[1].labels, _split(data, named, 3)[1].labels)
+
+
+def test_custom_takes_the_named_patients_alone_whatever_the_groups() -> None:
+    data = replace(_stand_in(np.repeat(np.arange(10), 5)), groups=np.zeros(50, np.int64))
+    settings = _choose(strategy="custom", validation_patients=("P3",))
+    _, validation = dataset.split(Source(data, None, False, Path()), settings, 1)
+    assert validation.patient_names() == ("P3",)
+
+
+def test_a_validation_table_counts_under_custom_alone(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("dataset: {validation_dataframe: other.pq}\n")
+    loaded = config.load(path)
+    assert loaded.selection.validation_table == ""
+    assert any(line.startswith("dataset.validation_dataframe") for line in loaded.inert(from_table=True))
+
+
+def test_without_a_group_column_each_slice_stands_alone(lgg_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("dataset: {group_fold_column: null}\n")
+    settings = config.load(path)
+    prepare(lgg_folder, tmp_path / "table", "abnormal")
+    for data in (lgg_folder, tmp_path / "table"):
+        training, validation = dataset.split(dataset.read(settings, data), settings, 5)
+        assert (len(training), len(validation)) == (15, 3)
+
+
+def test_the_digest_tells_other_data_apart() -> None:
+    data = _stand_in(np.arange(10))
+    source = Source(data, None, False, Path())
+    other = Source(replace(data, masks=~data.masks), None, False, Path())
+    assert source.digest() == Source(data, None, True, Path("x")).digest() != other.digest()

@@ -361,6 +361,36 @@ def test_strategies_and_mixing_train(kind: Any, strategy: Any, tmp_path: Path) -
     assert math.isfinite(history[0]["train_loss"])
 
 
+def test_a_short_group_of_batches_weighs_as_much_as_a_whole_one(tmp_path: Path) -> None:
+    """Four batches by threes: the second step is the fourth batch alone, with its whole gradient."""
+    told: list[loop.Step | loop.Epoch] = []
+    settings = replace(CONFIG, grad_accumulation=3, epochs=1, learning_rate=1e-3, gradient_clip=1e-3)
+    _, state = _fit_state(tmp_path, settings, report=told.append)
+    assert [event.slices for event in told if isinstance(event, loop.Step)] == [12, 4]
+    assert [row[0] for row in state.steps] == [1, 2]
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    import torch
+
+    def ruin(event: loop.Step | loop.Epoch) -> None:
+        if isinstance(event, loop.Step) and event.epoch == 2:
+            next(network.parameters()).data.fill_(float("nan"))
+
+    network = _network()
+    with pytest.raises(InputError, match=r"after epoch 2.*gradient_clip"):
+        _fit(tmp_path, network=network, report=ruin)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert saved["epoch"] == 1
+    assert all(bool(torch.isfinite(value).all()) for value in saved["network"].values())
+
+
+def test_processes_without_a_slice_are_refused(tmp_path: Path) -> None:
+    settings = replace(CONFIG, drop_last_batch=False)
+    with pytest.raises(ConfigError, match="a batch of 1 slices cannot be shared by 2 processes"):
+        _fit(tmp_path, settings, processes=Processes(0, 2))
+
+
 def test_the_records_of_a_run_are_whole(tmp_path: Path) -> None:
     _, state = _fit_state(tmp_path)
     with (tmp_path / records.STEPS).open(encoding="utf-8", newline="") as file:

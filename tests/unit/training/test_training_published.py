@@ -49,8 +49,8 @@ def test_what_either_lacks_is_left_open() -> None:
 
 
 def test_another_protocol_is_said() -> None:
-    assert published.protocol(5, 1099, 274, 16, by_patient=False) == ""
-    said = published.protocol(8, 2000, 274, 16, by_patient=True)
+    assert published.protocol("resnet34", 5, 1099, 274, 16, by_patient=False) == ""
+    said = published.protocol("mit_b0", 8, 2000, 274, 16, by_patient=True)
     assert "8 epochs instead of 5" in said
     assert "2,000 training slices instead of 1,099" in said
     assert "by patient" in said
