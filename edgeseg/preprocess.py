@@ -24,7 +24,7 @@ from edgeseg.types import (
 TISSUE_MEDIAN: dict[ChannelName, float] = {"pre": 52.0, "flair": 57.0, "post": 55.0}
 """What the tissue's median becomes, 0..255: near that of the training set (``benchmarks/intensity_rule.py``)."""
 
-SMALLEST_ISLAND = 0.05
+SMALLEST_ISLAND = 0.1
 """Share of the largest part's voxels that another part of a mask must have to stay (``docs/figures.md``)."""
 
 

@@ -24,7 +24,7 @@ from edgeseg.types import BoolArray
 from edgeseg.writers import slices as sheet
 
 PREDICTIONS, SHEET, BUNDLE = "predictions", "slices.png", "bundle"
-_SHOWN = 8
+_SHOWN = 10
 _PARITY_PATIENTS = 15
 
 

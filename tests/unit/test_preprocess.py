@@ -441,9 +441,9 @@ def test_small_islands_are_dropped_and_large_ones_stay() -> None:
     study = _study(np.ones((4, SIZE, SIZE), np.float32), None)
     logits = np.full((4, 1, SIZE, SIZE), -9.0, np.float32)
     logits[1:3, 0, 10:20, 10:20] = 9  # 200 voxels
-    logits[1, 0, 100:103, 100:104] = 9  # 12 voxels: over a twentieth
-    logits[1, 0, 200:203, 200:203] = 9  # 9 voxels
+    logits[1, 0, 100:103, 100:108] = 9  # 24 voxels: over a tenth
+    logits[1, 0, 200:203, 200:205] = 9  # 15 voxels
     logits[3, 0, 20, 20] = 9  # joined to the largest by a corner
     found = preprocess.to_segmentation(logits, study, preprocess.grid_mapping((4, SIZE, SIZE), None, SIZE), 0.5)
-    assert found.slice_area_px == (0, 112, 100, 1)
-    assert not found.mask[1, 200:203, 200:203].any()
+    assert found.slice_area_px == (0, 124, 100, 1)
+    assert not found.mask[1, 200:203, 200:205].any()
