@@ -1,4 +1,4 @@
-.PHONY: check lint types imports test format figures
+.PHONY: check lint types imports test format figures folds seeds
 
 check: lint types imports test
 
@@ -30,3 +30,18 @@ figures:
 	python benchmarks/robustness.py $(NETWORK)-fp16 $(DATA) --patients calibration/validation-patients.txt
 	python benchmarks/examples.py
 	python benchmarks/footprint.py
+	python benchmarks/throughput.py
+
+# The five folds, trained one after the other (hours; --resume goes on), and measured on patients that each has not seen.
+RUNS = runs/folds
+folds:
+	edgeseg train benchmarks/five_folds.yaml --data $(DATA) -o $(RUNS) $(if $(wildcard $(RUNS)/fold-0/checkpoint.pt),--resume)
+	python benchmarks/cross_validation.py $(RUNS) $(DATA)
+
+# The published protocol with EfficientNet-lite0, three seeds; its configuration is the published one but for the encoder.
+seeds:
+	for seed in 1 2 3; do \
+	  sed "s/seed: 1/seed: $$seed/" benchmarks/seed_protocol.yaml > build/seed-$$seed.yaml && \
+	  edgeseg train build/seed-$$seed.yaml --data $(DATA) -o runs/seed-$$seed --compare published; \
+	done
+	python benchmarks/seed_protocol.py runs/seed-1 runs/seed-2 runs/seed-3

@@ -246,3 +246,11 @@ def test_overrides_stand_in_the_recorded_configuration() -> None:
 def test_an_override_is_checked_as_the_file_is() -> None:
     with pytest.raises(ConfigError, match=r"training\.epochs is 0"):
         config.load(epochs=0)
+
+
+def test_the_five_folds_are_the_default_networks_recipe(repository: Path) -> None:
+    recipe = config.load(repository / "edgeseg" / "configs" / "lgg-unet-efficientnet-lite0.yaml").fields
+    folds = config.load(repository / "benchmarks" / "five_folds.yaml").fields
+    differing = {name for name in {*recipe, *folds} if recipe.get(name) != folds.get(name)}
+    assert differing == {"dataset.folds", "training.build_scoring_pipelines"}
+    assert folds["dataset.folds"] == ["0", "1", "2", "3", "4"]
