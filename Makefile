@@ -38,8 +38,9 @@ folds:
 	edgeseg train benchmarks/five_folds.yaml --data $(DATA) -o $(RUNS) $(if $(wildcard $(RUNS)/fold-0/checkpoint.pt),--resume)
 	python benchmarks/cross_validation.py $(RUNS) $(DATA)
 
-# The published protocol with EfficientNet-lite0, three seeds; its configuration is the published one but for the encoder.
+# The published protocol with EfficientNet-lite0, three seeds; its configuration is the published one but for encoder and batch.
 seeds:
+	mkdir -p build
 	for seed in 1 2 3; do \
 	  sed "s/seed: 1/seed: $$seed/" benchmarks/seed_protocol.yaml > build/seed-$$seed.yaml && \
 	  edgeseg train build/seed-$$seed.yaml --data $(DATA) -o runs/seed-$$seed --compare published; \
