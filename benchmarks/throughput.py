@@ -27,7 +27,7 @@ import numpy as np
 import edgeseg
 from edgeseg import model
 from edgeseg.training import config as configuration
-from edgeseg.training import loop
+from edgeseg.training import loop, precision
 from edgeseg.training.config import TrainConfig
 from edgeseg.training.dataset import SliceSet
 from edgeseg.training.loss import bce_dice
@@ -68,10 +68,13 @@ def main() -> None:
 
 
 def _recipe(name: str) -> TrainConfig:
-    """A shipped configuration, for one epoch of all the slices given, at its own augmentation, in mixed precision."""
+    """A shipped configuration, for one epoch of all the slices given, at its own augmentation."""
+    import torch
+
     recipe = configuration.load(CONFIGS / f"{name}.yaml")
     everything = replace(recipe.selection, slices="all")
-    return replace(recipe, epochs=1, keep_best=False, train_metric=False, mixed_precision=True, selection=everything)
+    recipe = replace(recipe, epochs=1, keep_best=False, train_metric=False, selection=everything)
+    return precision.affordable(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _measure(recipe: TrainConfig, pairs: int, steps: int) -> dict[str, Any]:
@@ -113,14 +116,14 @@ def _bare(network: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], 
     import torch
 
     device = batches[0][0].device
-    half = torch.bfloat16 if device.type == "cpu" else torch.float16
+    half = precision.half_type(device, recipe.half)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.mixed_precision and half == torch.float16)
     started, taken = time.perf_counter(), 0
     for slices, masks in batches:
-        with torch.autocast(device.type, half):
+        with torch.autocast(device.type, half, enabled=recipe.mixed_precision):
             loss = bce_dice(network(slices), masks)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
@@ -174,6 +177,7 @@ def _machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "bfloat16": precision.cpu_has_bfloat16(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "edgeseg": edgeseg.__version__,

@@ -20,7 +20,8 @@ from edgeseg.training.config import TrainConfig
 from edgeseg.training.dataset import SliceSet
 from edgeseg.training.distributed import Processes, wrap
 from edgeseg.training.loss import bce_dice
-from edgeseg.training.validation import Validation, half_type, validate
+from edgeseg.training.precision import affordable, half_type
+from edgeseg.training.validation import Validation, validate
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +114,7 @@ def fit(
             f"{len(training)} training slices do not fill a batch of {config.batch_size}: lower training.batch_size"
         )
     processes = processes or Processes(device="cuda:0" if torch.cuda.is_available() else "cpu")
+    config = affordable(config, torch.device(processes.device))
     trained = _movers(network, config, torch.device(processes.device))
     state = resume(run, trained) if go_on else State()
     if config.adjust_batch_size:

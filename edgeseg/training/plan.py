@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgeseg.errors import ConfigError
-from edgeseg.training import batches, dataset, loop, published
+from edgeseg.training import batches, dataset, loop, precision, published
 from edgeseg.training.config import TrainConfig
 from edgeseg.training.dataset import SliceSet, Source
 
@@ -134,7 +134,7 @@ def plan(config: TrainConfig, source: Source, seed: int, encoder: str, device: s
         seed=seed,
         encoder=encoder,
         device=device,
-        precision=precision(config, device),
+        precision=precision.describe(config, device),
         epochs=config.epochs,
         batch_size=config.batch_size,
         augmentation=augmentation(config),
@@ -181,13 +181,6 @@ def for_fold(config: TrainConfig, fold: int) -> TrainConfig:
 
 def _side(data: SliceSet) -> Side:
     return Side(len(data), data.abnormal_count(), len(data.patient_names()))
-
-
-def precision(config: TrainConfig, device: str) -> str:
-    """The arithmetic of a training step, in words."""
-    if not config.mixed_precision:
-        return "float32"
-    return f"mixed, {'bfloat16' if 'CPU' in device else config.half}"
 
 
 def augmentation(config: TrainConfig) -> str:

@@ -12,9 +12,9 @@ from edgeseg import metrics, model
 from edgeseg.training.batches import Preparation
 from edgeseg.training.dataset import Numbers, SliceSet
 from edgeseg.training.loss import bce_dice
+from edgeseg.training.precision import half_type
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 _BATCH = 16
@@ -41,13 +41,6 @@ class Validation:
     dice: float
     dice_patient: float
     false_positive_share: float | None
-
-
-def half_type(device: torch.device, half: str) -> torch.dtype:
-    """The 16-bit type of mixed precision: BF16 on a CPU; on a GPU the one that the configuration names."""
-    import torch
-
-    return torch.bfloat16 if device.type == "cpu" or half == "bfloat16" else torch.float16
 
 
 def validate(network: nn.Module, data: SliceSet, ready: Preparation) -> Validation:
