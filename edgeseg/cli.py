@@ -32,6 +32,7 @@ _Patients = Annotated[
     typer.Option("--patients", help="Text file with one patient a line; all patients without it."),
 ]
 _Backend = Annotated[Optional[str], typer.Option("--backend", help="openvino or onnxruntime.")]  # noqa: UP045
+_Need = Annotated[list[str], typer.Option(help="Fail without it: TensorRT.", default_factory=list, show_default=False)]
 
 
 def main() -> None:
@@ -375,19 +376,17 @@ def engines(as_json: _Json = False) -> None:
 
 
 @app.command()
-def doctor(as_json: _Json = False) -> None:
-    """Say what this machine can run, and the remedy for what it cannot."""
-    from dataclasses import asdict
-
+def doctor(need: _Need, as_json: _Json = False) -> None:
+    """Say what this machine can run, and the remedy for what it cannot; fail when infer cannot run."""
     from edgeseg import doctor as examination
 
     console = Console(as_json)
-    findings = examination.examine()
+    findings = examination.examine(need)
     if as_json:
-        console.result({"findings": [asdict(finding) for finding in findings]})
-        return
-    rows = [[f.what, "yes" if f.well else "no", f.found, f.remedy or "-"] for f in findings]
-    console.table("This machine", ["what", "well", "found", "remedy"], rows)
+        console.result({"findings": [vars(finding) for finding in findings]})
+    else:
+        console.table("This machine", examination.COLUMNS, examination.rows(findings))
+    examination.check(findings)
 
 
 def _names(path: Path | None) -> tuple[str, ...]:

@@ -236,7 +236,29 @@ def test_doctor(edgeseg: Edgeseg) -> None:
     assert run.code == 0
     assert "OpenVINO" in run.out
     findings = edgeseg("doctor", "--json").json["findings"]
-    assert {"what", "well", "found", "remedy"} == set(findings[0])
+    assert {"what", "well", "found", "remedy", "exit_code"} == set(findings[0])
+
+
+def test_doctor_fails_when_what_infer_needs_is_not_well(
+    edgeseg: Edgeseg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the health checks of the images go by."""
+    unknown = edgeseg("doctor", "--need", "abacus")
+    assert (unknown.code, "does not look at abacus" in unknown.err) == (2, True)
+
+    shutil.copytree(bundle.find(bundle.DEFAULT_ENGINE), tmp_path / "engine")
+    monkeypatch.setattr(bundle, "shipped", lambda: [tmp_path / "engine"])
+    with (tmp_path / "engine" / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    damaged = edgeseg("doctor", "--json")
+    assert (damaged.code, "engine is not well (damaged)" in damaged.err) == (5, True)
+    codes = {finding["what"]: finding["exit_code"] for finding in damaged.json["findings"]}
+    assert (codes["engine"], codes["OpenVINO"]) == (5, 0)
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    broken = edgeseg("doctor")
+    assert (broken.code, "OpenVINO is not well" in broken.err) == (4, True)
+    assert "This machine" in broken.out
 
 
 def test_evaluate(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from dataclasses import replace
 from importlib import metadata, util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from edgeseg import bundle, doctor
+from edgeseg import backends, bundle, doctor
+from edgeseg.errors import BackendMissing, EdgesegError, EngineError, InputError, ParityError
 
 
 def _finding(what: str) -> doctor.Finding:
@@ -80,8 +85,102 @@ def test_a_damaged_engine_is_named_and_the_others_are_still_listed(
     assert (found.well, found.found) == (False, "damaged")
     assert "install edgeseg again" in found.remedy
     assert _finding("good").well
+    with pytest.raises(EngineError, match="bad is not well"):
+        doctor.check(doctor.examine())
 
 
 def test_no_engine_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _engines(tmp_path, monkeypatch)
     assert not _finding("shipped engines").well
+    with pytest.raises(EngineError, match="none found"):
+        doctor.check(doctor.examine())
+
+
+def test_an_engine_that_has_not_passed_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))
+    bundle.write(tmp_path / "mine", replace(manifest, parity=None), content)
+    monkeypatch.setattr(bundle, "shipped", lambda: [tmp_path / "mine"])
+    with pytest.raises(ParityError, match="parity not passed"):
+        doctor.check(doctor.examine())
+
+
+# --- what is needed
+
+
+def test_extras_are_not_needed_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = util.find_spec
+    missing = ("torch", "onnx", "onnxruntime", "tensorrt")
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name in missing else find(name))
+    doctor.check(doctor.examine())
+    with pytest.raises(BackendMissing, match="ONNX Runtime is not well"):
+        doctor.check(doctor.examine(["onnx runtime"]))
+    with pytest.raises(InputError, match="does not look at abacus: give one of OpenVINO"):
+        doctor.examine(["abacus"])
+
+
+def test_a_missing_decoder_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "openjpeg" else find(name))
+    with pytest.raises(BackendMissing, match="JPEG 2000"):
+        doctor.check(doctor.examine())
+
+
+@pytest.mark.parametrize("error", [EngineError("refuses it"), RuntimeError("no plugin\nsecond line"), OSError()])
+def test_an_openvino_that_cannot_run_is_not_well(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(backends, "open_engine", fail)
+    found = _finding("OpenVINO")
+    assert found.found == (str(error) or "OSError").splitlines()[0]
+    with pytest.raises(BackendMissing, match="OpenVINO is not well"):
+        doctor.check(doctor.examine())
+
+
+def test_an_openvino_that_is_half_removed_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))
+    assert "no attribute 'Core'" in _finding("OpenVINO").found
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert not _finding("OpenVINO").well
+
+
+def _tensorrt(monkeypatch: pytest.MonkeyPatch, version: str | None, *others: str) -> None:
+    """A module `tensorrt` that says its version, or has none as where its libraries are missing, and other modules."""
+    module = ModuleType("tensorrt")
+    if version:
+        module.__dict__["__version__"] = version
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    find = util.find_spec
+    own = ("tensorrt", "pycuda", "cuda")
+
+    def found(name: str) -> ModuleSpec | None:
+        if name in own:
+            return ModuleSpec(name, None) if name in ("tensorrt", *others) else None
+        return find(name)
+
+    monkeypatch.setattr(util, "find_spec", found)
+
+
+@pytest.mark.parametrize("binding", ["pycuda", "cuda"])
+def test_tensorrt_and_a_way_to_reach_cuda(binding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tensorrt(monkeypatch, "10.3.0", binding)
+    found = _finding("TensorRT")
+    assert (found.well, found.found) == (True, "10.3.0")
+    doctor.check(doctor.examine(["TensorRT"]))
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "remedy"),
+    [("10.3.0", "without pycuda or cuda-python", "pip install cuda-python"), (None, "__version__", "--runtime nvidia")],
+)
+def test_a_tensorrt_that_cannot_be_used(
+    version: str | None, found: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _tensorrt(monkeypatch, version)
+    finding = _finding("TensorRT")
+    assert not finding.well
+    assert found in finding.found
+    assert remedy in finding.remedy
+    doctor.check(doctor.examine())
+    with pytest.raises(EdgesegError, match="TensorRT is not well"):
+        doctor.check(doctor.examine(["TensorRT"]))
