@@ -129,15 +129,36 @@ def normalise(voxels: FloatArray, channel: ChannelName) -> FloatArray:
         When the volume is constant or holds values that are not finite.
     """
     values = np.asarray(voxels, dtype=np.float32)
+    return scaled(values, *intensity_rule(values, channel))
+
+
+def scaled(voxels: FloatArray, low: float, gain: float) -> FloatArray:
+    """Values as the network takes them before rounding: (voxels - low) * gain, float32, cut off at 0 and 255."""
+    return np.asarray(np.clip((voxels - np.float32(low)) * np.float32(gain), 0, 255), dtype=np.float32)
+
+
+def intensity_rule(values: FloatArray, channel: ChannelName) -> tuple[float, float]:
+    """What `normalise` does to a volume, as the (low, gain) that `scaled` takes.
+
+    Parameters
+    ----------
+    values
+        float32 (slice, row, column), scanner units: the whole volume.
+    channel
+        Whose target to meet.
+
+    Raises
+    ------
+    StudyError
+        When the volume is constant or holds values that are not finite.
+    """
     if not np.isfinite(values).all():
         raise StudyError(f"the {channel} volume holds values that are not finite: export the series again")
     low, high = np.percentile(values, (2.0, 99.5))
     tissue = values[values > low + 0.1 * (high - low)]
     if high <= low or tissue.size == 0:
         raise StudyError(f"the {channel} volume is constant (every voxel near {low:g}): it holds no image")
-    gain = TISSUE_MEDIAN[channel] / (float(np.median(tissue)) - low)
-    scaled = (values - np.float32(low)) * np.float32(gain)
-    return np.asarray(np.clip(scaled, 0, 255), dtype=np.float32)
+    return float(low), float(TISSUE_MEDIAN[channel] / (float(np.median(tissue)) - low))
 
 
 def grid_mapping(shape: tuple[int, ...], geometry: Geometry | None, size_px: int) -> GridMapping:
@@ -193,14 +214,15 @@ def _to_slices(
 ) -> ByteArray:
     stored = preprocessing.intensity == "stored" and _is_eight_bit(voxels)
     values = voxels if stored else normalise(voxels, channel)
-    return _round(_to_squares(_orient(values, mapping), mapping))
+    return to_bytes(_to_squares(_orient(values, mapping), mapping))
 
 
 def _is_eight_bit(voxels: FloatArray) -> bool:
     return bool(voxels.min() >= 0 and voxels.max() <= 255 and np.array_equal(voxels, np.round(voxels)))
 
 
-def _round(values: FloatArray) -> ByteArray:
+def to_bytes(values: FloatArray) -> ByteArray:
+    """Values as an engine takes them: rounded to uint8, what lies beyond 0 and 255 cut off."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
