@@ -14,6 +14,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY engines engines
+COPY calibration calibration
 COPY edgeseg edgeseg
 RUN /opt/edgeseg/bin/pip install --no-cache-dir . "cuda-python>=13,<14"
 
@@ -38,6 +39,7 @@ RUN python -m venv /opt/edgeseg
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY engines engines
+COPY calibration calibration
 COPY edgeseg edgeseg
 RUN /opt/edgeseg/bin/pip install --no-cache-dir .
 

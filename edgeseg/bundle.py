@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EngineError, InputError
-from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing
+from edgeseg.types import Agreement, Manifest, ParityReport, Part, Preprocessing
 
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
@@ -129,6 +129,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
         parity = dict(fields["parity"])
         parity["agreement"] = Agreement(**parity["agreement"])
         parity["failures"] = tuple(parity["failures"])
+        for name in ("lost", "invented"):
+            parity[name] = tuple(Part(**part) for part in parity.get(name, ()))
         fields["parity"] = ParityReport(**parity)
     return Manifest(**fields)
 

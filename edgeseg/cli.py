@@ -256,10 +256,12 @@ def build_engine(
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = ...,  # type: ignore[assignment]
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep the weights in FP32.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights in FP16, compute in FP32. [default]")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise the convolutions that the masks bear.")] = False,
+    method: Annotated[str, typer.Option(help="INT8 ranges: min-max, entropy or percentile.")] = "min-max",
     backend: _Backend = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="LGG folder that parity is checked on; the example study without it."),
+        typer.Option("--data", help="LGG folder that parity is checked on; the shipped parity slices without it."),
     ] = None,
     patients: _Patients = None,
     as_json: _Json = False,
@@ -267,18 +269,12 @@ def build_engine(
     """Export a network to a bundle and check its masks against the PyTorch model's."""
     from edgeseg import build, bundle
 
-    if fp32 and fp16:
-        raise InputError("--fp32 and --fp16 exclude each other: give one")
+    if fp32 + fp16 + int8 > 1:
+        raise InputError("--fp32, --fp16 and --int8 exclude each other: give one")
     console = Console(as_json)
-    manifest = build.build_engine(
-        weights or bundle.shipped_weights(),
-        "fp32" if fp32 else "fp16",
-        data or bundle.example_data(),
-        output,
-        backend,
-        _names(patients),
-        console.say,
-    )
+    source, chosen = weights or bundle.shipped_weights(), _names(patients)
+    precision: build.Precision = "fp32" if fp32 else "int8" if int8 else "fp16"
+    manifest = build.build_engine(source, precision, data, output, backend, chosen, console.say, method)
     _print_parity(console, manifest.name, manifest.parity)
 
 
@@ -294,7 +290,7 @@ def parity(
     backend: _Backend = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="LGG folder to compare on; the example study without it."),
+        typer.Option("--data", help="LGG folder to compare on; the shipped parity slices without it."),
     ] = None,
     patients: _Patients = None,
     as_json: _Json = False,
@@ -304,7 +300,7 @@ def parity(
 
     folder = bundle.find(engine)
     weights = reference or bundle.shipped_weights(bundle.read_manifest(folder).network)
-    report = build.check_parity(folder, weights, data or bundle.example_data(), backend, _names(patients))
+    report = build.check_parity(folder, weights, data, backend, _names(patients))
     _print_parity(Console(as_json), folder.name, report)
 
 
@@ -312,7 +308,7 @@ def _print_parity(console: Console, name: str, report: Any) -> None:
     from edgeseg import parity as comparison
 
     if console.as_json:
-        console.result(vars(report) | {"agreement": vars(report.agreement)})
+        console.result(comparison.to_json(report))
     else:
         console.table(f"{name} against {report.reference}", ["parity", ""], comparison.figures(report))
     if not report.passed:

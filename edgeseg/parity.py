@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from edgeseg import metrics
-from edgeseg.types import Agreement, BoolArray, FloatArray, ParityReport
+from edgeseg import metrics, preprocess
+from edgeseg.types import Agreement, BoolArray, FloatArray, ParityReport, Part
+
+LEAST_PART_PX = 20
+"""Parts of a mask up to this many pixels are not counted as lost or invented abnormalities."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,14 @@ class Tolerance:
     differing_share
         Largest share, 0..1, of pixels whose mask may differ.
     mean, fifth_percentile, worst
-        Smallest IoU between the two masks, over the slices in which either is not empty.
+        Smallest IoU between the two masks, over the slices in which either has more than ``least_px``.
     dice_loss_mean, dice_loss_worst
         Largest loss of Dice against the drawn masks, on the mean and for any one patient.
+    least_px
+        Pixels that a slice's larger mask must exceed to count.
+    lost_px
+        Most pixels that a lost abnormality may have: a part of the reference's mask, 8-connected in its slice, that the
+        other mask does not touch.
     """
 
     differing_share: float
@@ -30,11 +39,14 @@ class Tolerance:
     worst: float
     dice_loss_mean: float
     dice_loss_worst: float
+    least_px: int = 0
+    lost_px: int = 100
 
 
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(1e-6, 0.9999, 0.999, 0.95, 0.0001, 0.0005),
     "fp16": Tolerance(1e-4, 0.995, 0.985, 0.75, 0.0005, 0.003),
+    "int8": Tolerance(1e-2, 0.985, 0.95, 0.5, 0.003, 0.03, least_px=50),
 }
 """By precision of the network file."""
 
@@ -87,23 +99,24 @@ def compare(patients: list[PatientLogits], threshold: float, tolerance: Toleranc
     ious: list[float] = []
     names: list[str] = []
     changes: dict[str, float] = {}
-    differing = pixels = slices = 0
+    lost, invented = _alone(patients, cut)
+    differing = pixels = slices = empty = 0
     largest = 0.0
     for patient in patients:
         ours, theirs = patient.candidate[:, 0] >= cut, patient.reference[:, 0] >= cut
         largest = max(largest, float(np.abs(patient.candidate - patient.reference).max()))
         differing += int(np.count_nonzero(ours != theirs))
         pixels, slices = pixels + ours.size, slices + len(ours)
-        for k in np.flatnonzero((ours | theirs).any(axis=(1, 2))):
+        larger = np.maximum(ours.sum(axis=(1, 2)), theirs.sum(axis=(1, 2)))
+        empty += int(np.count_nonzero(larger == 0))
+        for k in np.flatnonzero(larger > tolerance.least_px):
             ious.append(metrics.iou(ours[k], theirs[k]))
             names.append(patient.slice_names[k])
         if patient.drawn is not None:
             changes[patient.name] = metrics.dice(ours, patient.drawn) - metrics.dice(theirs, patient.drawn)
-    worst_patient = min(changes, key=lambda name: changes[name]) if changes else None
     agreement = _agreement(ious, names)
-    mean_change = float(np.mean(list(changes.values()))) if changes else None
-    worst_change = changes[worst_patient] if worst_patient else None
-    failures = _failures(agreement, differing / pixels, mean_change, worst_change, tolerance)
+    mean_change, worst_change, worst_patient = _changes(changes)
+    failures = _failures(agreement, differing / pixels, mean_change, worst_change, lost, tolerance)
     return ParityReport(
         agreement=agreement,
         slices=slices,
@@ -116,7 +129,18 @@ def compare(patients: list[PatientLogits], threshold: float, tolerance: Toleranc
         passed=not failures,
         failures=failures,
         reference=reference_name,
+        empty_slices=empty,
+        lost=lost,
+        invented=invented,
     )
+
+
+def _changes(changes: dict[str, float]) -> tuple[float | None, float | None, str | None]:
+    """Mean and lowest of the patients' changes, and the patient of the lowest."""
+    if not changes:
+        return None, None, None
+    worst = min(changes, key=lambda name: changes[name])
+    return float(np.mean(list(changes.values()))), changes[worst], worst
 
 
 def _agreement(ious: list[float], names: list[str]) -> Agreement:
@@ -131,6 +155,7 @@ def _failures(
     differing_share: float,
     dice_change_mean: float | None,
     dice_change_worst: float | None,
+    lost: tuple[Part, ...],
     tolerance: Tolerance,
 ) -> tuple[str, ...]:
     failures = []
@@ -151,7 +176,39 @@ def _failures(
     ):
         if change is not None and -change > allowed:
             failures.append(f"Dice falls by {-change:.4f} ({what}), at most {allowed} may be lost")
+    large = [part for part in lost if part.pixels > tolerance.lost_px]
+    if large:
+        names = ", ".join(f"{part.slice_name} ({part.pixels} px)" for part in large[:5])
+        failures.append(f"{len(large)} abnormalities over {tolerance.lost_px} px are lost: {names}")
     return tuple(failures)
+
+
+def _alone(patients: list[PatientLogits], cut: np.float32) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """Parts of the reference's masks that the candidate's do not touch, and the other way round."""
+    lost: list[Part] = []
+    invented: list[Part] = []
+    for patient in patients:
+        for k, name in enumerate(patient.slice_names):
+            ours, theirs = patient.candidate[k, 0] >= cut, patient.reference[k, 0] >= cut
+            lost += _untouched(theirs, ours, name)
+            invented += _untouched(ours, theirs, name)
+    return tuple(lost), tuple(invented)
+
+
+def _untouched(mask: BoolArray, other: BoolArray, name: str) -> list[Part]:
+    """Parts of one slice's mask over `LEAST_PART_PX`, 8-connected, that the other mask does not touch."""
+    if not mask.any():
+        return []
+    labels = preprocess.parts(mask)
+    pixels = np.bincount(labels.ravel())
+    touched = np.bincount(labels[other], minlength=len(pixels))
+    alone = [k for k in range(1, len(pixels)) if pixels[k] > LEAST_PART_PX and not touched[k]]
+    return [Part(name, int(pixels[k])) for k in alone]
+
+
+def to_json(report: ParityReport) -> dict[str, Any]:
+    """Plain values of a report."""
+    return asdict(report)
 
 
 def figures(report: ParityReport) -> list[list[str]]:
@@ -165,5 +222,15 @@ def figures(report: ParityReport) -> list[list[str]]:
         ["largest difference of the logits", f"{report.largest_logit_difference:.2e}"],
         ["Dice against drawn masks, change of the mean", f"{report.dice_change_mean:+.6f}"],
         [f"  worst patient ({report.worst_patient})", "-" if change is None else f"{change:+.6f}"],
+        ["slices where both masks are empty", f"{report.empty_slices} of {report.slices}"],
+        [f"abnormalities over {LEAST_PART_PX} px lost", _parts(report.lost)],
+        [f"abnormalities over {LEAST_PART_PX} px invented", _parts(report.invented)],
         ["verdict", "passed" if report.passed else "FAILED"],
     ]
+
+
+def _parts(parts: tuple[Part, ...]) -> str:
+    if not parts:
+        return "0"
+    largest = max(parts, key=lambda part: part.pixels)
+    return f"{len(parts)}, the largest {largest.pixels} px ({largest.slice_name})"

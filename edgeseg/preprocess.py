@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -88,14 +90,23 @@ def to_segmentation(logits: FloatArray, study: Study, mapping: GridMapping, thre
 def _without_islands(mask: BoolArray) -> BoolArray:
     if not mask.any():
         return mask
-    import SimpleITK
-
-    parts = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask.astype(np.uint8)), True)
-    labels = SimpleITK.GetArrayFromImage(parts)
+    labels = parts(mask)
     voxels = np.bincount(labels.ravel())
     voxels[0] = 0  # the background
     kept: BoolArray = (voxels >= SMALLEST_ISLAND * voxels.max())[labels] & mask
     return kept
+
+
+def parts(mask: BoolArray) -> npt.NDArray[np.integer[Any]]:
+    """Number of the connected part that each pixel or voxel of a mask belongs to, from 1; 0 outside the mask.
+
+    Corners join: 8 neighbours in a slice, 26 in a volume.
+    """
+    import SimpleITK
+
+    found = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask.astype(np.uint8)), True)
+    labels: npt.NDArray[np.integer[Any]] = SimpleITK.GetArrayFromImage(found)
+    return labels
 
 
 def to_probability(logits: FloatArray) -> FloatArray:

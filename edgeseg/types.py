@@ -242,6 +242,14 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A connected part of one slice's mask."""
+
+    slice_name: str
+    pixels: int
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """An engine against the PyTorch model, over the same slices.
 
@@ -264,6 +272,10 @@ class ParityReport:
         One sentence for each tolerance that was missed.
     reference
         What the engine was compared with.
+    empty_slices
+        Slices in which both masks are empty.
+    lost, invented
+        Parts of the model's masks that the engine's do not touch, and of the engine's that the model's do not.
     """
 
     agreement: Agreement
@@ -277,6 +289,9 @@ class ParityReport:
     passed: bool
     failures: tuple[str, ...]
     reference: str
+    empty_slices: int = 0
+    lost: tuple[Part, ...] = ()
+    invented: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 INPUT = "slices"
 OUTPUT = "logits"
-OPSET = 18
+OPSET, FOLDED_OPSET = 18, 21
 _KEPT_APART = ["fuse_bn_into_conv"]
 """The weights are FP16 values; folding the batch normalisations into them would need rounding again. Runtimes fold them
 in FP32 when they compile."""
 
 
-def to_onnx(network: nn.Module, size_px: int) -> bytes:
+def to_onnx(network: nn.Module, size_px: int, folded: bool = False) -> bytes:
     """Export and simplify.
 
     Parameters
@@ -29,6 +29,8 @@ def to_onnx(network: nn.Module, size_px: int) -> bytes:
         `edgeseg.model.with_byte_input`, in evaluation mode.
     size_px
         Side of the network's input.
+    folded
+        Fold the batch normalisations into the convolutions, as an INT8 network needs it.
 
     Returns
     -------
@@ -48,8 +50,8 @@ def to_onnx(network: nn.Module, size_px: int) -> bytes:
         import onnxsim
     except ImportError as error:
         raise BackendMissing(f"export needs {error.name}: pip install 'edgeseg[train,export]'") from error
-    exported = _export(network, size_px)
-    simplified, same = onnxsim.simplify(exported, check_n=0, skipped_optimizers=_KEPT_APART)
+    exported = _export(network, size_px, folded)
+    simplified, same = onnxsim.simplify(exported, check_n=0, skipped_optimizers=[] if folded else _KEPT_APART)
     if not same:
         raise EngineError("onnxsim changed the network while simplifying it: try another version of onnxsim")
     onnx.checker.check_model(simplified, full_check=True)
@@ -57,7 +59,7 @@ def to_onnx(network: nn.Module, size_px: int) -> bytes:
     return bytes(simplified.SerializeToString())
 
 
-def _export(network: nn.Module, size_px: int) -> Any:
+def _export(network: nn.Module, size_px: int, folded: bool) -> Any:
     import torch
 
     example = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
@@ -68,11 +70,11 @@ def _export(network: nn.Module, size_px: int) -> Any:
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
-            opset_version=OPSET,
+            opset_version=FOLDED_OPSET if folded else OPSET,
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             verbose=False,
-            optimize=False,  # it would fold the batch normalisations: see _KEPT_APART
+            optimize=folded,  # it folds the batch normalisations: see _KEPT_APART
         )
     if program is None:
         raise EngineError("PyTorch's exporter returned no network")

@@ -9,7 +9,7 @@ import numpy as np
 from edgeseg.errors import EngineError
 
 
-def to_fp16_initialisers(content: bytes) -> bytes:
+def to_fp16_initialisers(content: bytes, least_axes: int = 1) -> bytes:
     """Store the weights in half precision and compute in single: half the file, the same arithmetic.
 
     Every float32 initialiser with more than one value is rounded to float16 and cast back by a Cast in front of its
@@ -19,6 +19,8 @@ def to_fp16_initialisers(content: bytes) -> bytes:
     ----------
     content
         A serialised ONNX model.
+    least_axes
+        Axes that an initialiser must have to be rounded; 4 means the weights of convolutions alone.
 
     Raises
     ------
@@ -33,6 +35,8 @@ def to_fp16_initialisers(content: bytes) -> bytes:
     casts: list[Any] = []
     for initialiser in graph.initializer:
         if initialiser.data_type != onnx.TensorProto.FLOAT or int(np.prod(initialiser.dims)) < 2:
+            continue
+        if len(initialiser.dims) < least_axes:
             continue
         name = initialiser.name
         with np.errstate(over="ignore"):

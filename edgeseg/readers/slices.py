@@ -118,7 +118,7 @@ def verified(path: Path, sha256: str) -> bytes:
 def _input(folder: Path, row: dict[str, Any], preprocessing: Preprocessing) -> ByteArray:
     content = verified(folder / SLICES / f"{row['name']}.webp", row["image_sha256"])
     with Image.open(io.BytesIO(content)) as image:
-        stored = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
+        stored: ByteArray = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
     if preprocessing.intensity == "stored":
         return stored
     flair = CHANNELS.index("flair")
@@ -132,4 +132,5 @@ def _drawn(folder: Path, row: dict[str, Any]) -> BoolArray:
         return np.zeros((256, 256), np.bool_)
     content = verified(folder / SLICES / f"{row['name']}_mask.png", row["mask_sha256"])
     with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("L")) > 0
+        drawn: BoolArray = np.asarray(image.convert("L"), dtype=np.uint8) > 0
+    return drawn
