@@ -18,7 +18,7 @@ def exported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     from edgeseg.export import graph
 
     content = bundle.read(tiny_bundle)[1]
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: content)
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: content)
     return content
 
 
@@ -96,7 +96,7 @@ def test_a_network_file_that_is_not_the_model_fails_and_is_not_served(
     network = onnx.load_from_string(exported)
     (bias,) = [i for i in network.graph.initializer if i.name.endswith("segmentation_head.0.bias")]
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.1, bias.name))
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: network.SerializeToString())
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: network.SerializeToString())
     manifest = build.build_engine(tiny_weights, "fp32", lgg_folder, tmp_path / "bad", patients=PATIENTS[:1])
     assert manifest.parity is not None
     assert not manifest.parity.passed
@@ -151,3 +151,41 @@ def test_an_unknown_patient_leaves_no_bundle(
     with pytest.raises(InputError, match="no patient nobody"):
         build.build_engine(tiny_weights, "fp32", lgg_folder, tmp_path / "b", patients=("nobody",))
     assert not (tmp_path / "b").exists()
+
+
+def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
+    tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    patient = build.lgg.index(lgg_folder)[4]
+    given = build.preprocess.to_network(build.lgg.read_study(patient), build.Preprocessing("stored")).slices
+    few = build.slices.Slices(tuple(p.stem for p in patient.images), (patient.name,) * len(given), given, None)
+    asked: list[str] = []
+    monkeypatch.setattr(build.slices, "read", lambda use, _: asked.append(use) or few)  # type: ignore[func-returns-value]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(parity.TOLERANCES, "int8", parity.Tolerance(0.0, 1.0, 1.0, 1.0, 0.0, 0.0))
+    said: list[str] = []
+    manifest = build.build_engine(
+        tiny_weights, "int8", lgg_folder, tmp_path / "int8", patients=PATIENTS[:1], report=said.append
+    )
+    assert asked == ["calibration"], "parity slices are read by the gate alone"
+    read, content = bundle.read(tmp_path / "int8")
+    assert read == manifest
+    assert (read.name, read.precision, read.runtimes) == ("tiny-int8", "int8", ("openvino", "onnxruntime"))
+    assert read.calibration is not None
+    assert (read.calibration["method"], read.calibration["slices"], read.calibration["patients"]) == ("min-max", 5, 1)
+    kept, rungs = read.calibration["kept"], read.calibration["rungs"]
+    assert len(rungs) > 1, "nothing satisfies this tolerance, so the second rung was taken"
+    assert (rungs[0]["kept"], rungs[-1]["kept"]) == (0, len(kept))
+    assert any(line.startswith("rung 1 fails parity") for line in said)
+    assert read.parity is not None
+    assert not read.parity.passed
+    network = onnx.load_from_string(content)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
+    points = [values[n.input[2]] for n in network.graph.node if n.op_type == "QuantizeLinear"]
+    assert points
+    assert all(point.dtype == "uint8" and int(point) == 128 for point in points)
+    with pytest.raises(ParityError):
+        segment.open_engine(str(tmp_path / "int8"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +127,57 @@ def test_the_bound_of_the_fp32_gate_is_a_pixel_in_a_million() -> None:
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(ValueError, match="no patients"):
         parity.compare([], 0.5, STRICT, "PyTorch")
+
+
+def _two(size: int, other: int) -> BoolArray:
+    """Two squares that no corner joins."""
+    mask = _square(size)
+    mask[40 : 40 + other, 40 : 40 + other] = True
+    return mask
+
+
+def test_a_lost_abnormality_is_counted_and_a_large_one_fails() -> None:
+    reference = _logits(_two(20, 12), _two(20, 6), _two(20, 3), EMPTY)
+    candidate = _logits(_square(20), _square(20), _square(20), EMPTY)
+    report = parity.compare([_patient(reference, candidate)], 0.5, LOOSE, "PyTorch")
+    assert [(part.slice_name, part.pixels) for part in report.lost] == [("A_1", 144), ("A_2", 36)]
+    assert report.invented == ()
+    assert report.empty_slices == 1
+    assert report.failures == ("1 abnormalities over 100 px are lost: A_1 (144 px)",)
+    turned = parity.compare([_patient(candidate, reference)], 0.5, LOOSE, "PyTorch")
+    assert (turned.lost, turned.invented) == ((), report.lost)
+    assert turned.passed
+
+
+def test_one_touching_pixel_is_enough_not_to_be_lost() -> None:
+    mask = _square(20)
+    mask[40, 40] = True
+    report = parity.compare([_patient(_logits(_two(20, 12)), _logits(mask))], 0.5, LOOSE, "PyTorch")
+    assert report.lost == ()
+
+
+def test_int8_looks_at_slices_over_fifty_pixels() -> None:
+    tolerance = parity.TOLERANCES["int8"]
+    assert tolerance.least_px == 50
+    reference, candidate = _logits(_square(30), _square(7)), _logits(_square(30), _square(5))
+    report = parity.compare([_patient(reference, candidate)], 0.5, tolerance, "PyTorch")
+    assert report.agreement.slices == 1
+    assert report.passed
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda logits: np.roll(logits, 2, axis=2), "mean agreement"),  # the mask two pixels lower
+        (lambda logits: np.full_like(logits, -4), "abnormalities over 100 px are lost"),  # a constant output
+        (lambda logits: np.full_like(logits, 4), "of the pixels differ"),
+        (lambda logits: logits * np.float32(-1), "of the pixels differ"),  # the weights' sign
+    ],
+)
+def test_the_int8_gate_refuses_damage(damage: Any, said: str) -> None:
+    reference = _logits(_square(20), _square(24), _square(30), EMPTY)
+    whole = parity.compare([_patient(reference, reference.copy())], 0.5, parity.TOLERANCES["int8"], "PyTorch")
+    assert whole.passed
+    report = parity.compare([_patient(reference, damage(reference))], 0.5, parity.TOLERANCES["int8"], "PyTorch")
+    assert not report.passed
+    assert said in "\n".join(report.failures)
