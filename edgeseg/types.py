@@ -313,6 +313,11 @@ class Manifest:
         Figures of the parity check; None when there was none.
     licence
         Of weights and file.
+    plan
+        Facts of the plan that TensorRT runs in place of the network file (its name, hash, runtime, version, GPUs,
+        largest batch); None where the network file itself is run.
+    verified_on_device
+        False until parity has passed where the plan runs; the network file was checked in its place till then.
     """
 
     name: str
@@ -334,3 +339,5 @@ class Manifest:
     parity: ParityReport | None
     licence: str
     format: int = 1
+    plan: dict[str, Any] | None = None
+    verified_on_device: bool = True

@@ -10,13 +10,18 @@ from edgeseg.types import Manifest
 
 BACKENDS: dict[str, tuple[str, str]] = {
     "openvino": ("edgeseg.backends.openvino:OpenVinoEngine", "pip install openvino"),
+    "tensorrt": (
+        "edgeseg.backends.tensorrt:TensorRtEngine",
+        "take NVIDIA's TensorRT container or JetPack 6.1 or newer, and pip install 'edgeseg[tensorrt]'",
+    ),
+    "tensorrt-rtx": ("edgeseg.backends.tensorrt:TensorRtEngine", "pip install 'edgeseg[tensorrt-rtx]'"),
     "onnxruntime": ("edgeseg.backends.onnxruntime:OnnxRuntimeEngine", "pip install 'edgeseg[export]'"),
 }
 """Name of a backend: its class, and what to do when it is missing."""
 
 
 def open_engine(manifest: Manifest, content: bytes, backend: str | None = None, device: str = "auto") -> Engine:
-    """Compile a verified network file.
+    """Compile a verified network file, or load a verified plan.
 
     Parameters
     ----------
