@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgeseg import __version__, backends, bundle, parity, preprocess
+from edgeseg import __version__, backends, bundle, nvidia, parity, preprocess
 from edgeseg.backends import pytorch
-from edgeseg.errors import InputError
+from edgeseg.errors import EngineError, InputError
 from edgeseg.readers import lgg
 from edgeseg.types import FloatArray, Manifest, ParityReport, Preprocessing
+
+if TYPE_CHECKING:
+    from edgeseg.export.plan import PlanOptions
 
 LICENCE = "CC-BY-NC-SA-4.0"
 Precision = Literal["fp32", "fp16"]
 RUNTIMES = ("openvino", "onnxruntime")
+PLAN = "model.plan"
 
 
 def build_engine(
@@ -29,6 +34,7 @@ def build_engine(
     backend: str | None = None,
     patients: tuple[str, ...] = (),
     report: Callable[[str], None] = lambda _: None,
+    plan: PlanOptions | None = None,
 ) -> Manifest:
     """Build a bundle and check it against the PyTorch model; it is written with the verdict, passed or not.
 
@@ -37,7 +43,7 @@ def build_engine(
     weights
         ``weights.safetensors`` of a training run or a shipped network.
     precision
-        ``fp32`` or ``fp16`` (FP16 initialisers, FP32 arithmetic).
+        ``fp32`` or ``fp16`` (FP16 initialisers, FP32 arithmetic; for a plan, FP16 arithmetic).
     data
         An LGG folder: what parity is checked on.
     folder
@@ -48,15 +54,17 @@ def build_engine(
         Names of patients below ``data``; none means all.
     report
         Called with a sentence at each step.
+    plan
+        Compile the network file to a plan too, which is then what the bundle runs; ``backend`` is not looked at.
 
     Raises
     ------
     BackendMissing
-        When PyTorch or a package of the extra ``export`` is not installed.
+        When PyTorch, the plan's runtime or a package of the extra ``export`` is not installed.
     InputError
-        When weights, data or folder cannot be used.
+        When weights, data, folder or an option of the plan cannot be used.
     EngineError
-        When the network cannot be exported.
+        When the network cannot be exported or compiled.
     """
     from edgeseg import model
     from edgeseg.export import graph
@@ -68,21 +76,65 @@ def build_engine(
     runnable = model.runnable(network, facts)
     content = graph.to_onnx(runnable, preprocessing.size_px)
     if precision == "fp16":
-        content = rounding.to_fp16_initialisers(content)
+        content = rounding.to_fp16_initialisers(content) if plan is None else rounding.to_fp16(content)
     manifest = _manifest(content, facts, weights, precision, preprocessing)
+    others: dict[str, bytes] = {}
+    judged = (manifest, content, backend)
+    if plan is not None:
+        manifest, others, judged = _with_plan(manifest, content, plan, report)
     report("checking parity with the PyTorch model")
     reference = pytorch.PyTorchEngine(runnable)
-    with backends.open_engine(manifest, content, backend) as engine, reference:
+    with backends.open_engine(*judged) as engine, reference:
         verdict = _compare(reference, engine, manifest, data, patients)
-    manifest = Manifest(**{**vars(manifest), "parity": verdict})
-    bundle.write(folder, manifest, content)
+    manifest = replace(manifest, parity=verdict)
+    bundle.write(folder, manifest, content, others)
     return manifest
+
+
+def _with_plan(
+    manifest: Manifest, content: bytes, options: PlanOptions, report: Callable[[str], None]
+) -> tuple[Manifest, dict[str, bytes], tuple[Manifest, bytes, str]]:
+    """The manifest with the plan's facts, the plan by its name, and what the gate judges.
+
+    That is the plan where it runs on this machine; elsewhere the network file that it was made of, by ONNX Runtime.
+    """
+    from edgeseg.export.plan import build_plan
+
+    report(f"compiling a plan with {nvidia.PRODUCTS[options.runtime].title}")
+    plan = build_plan(content, options)
+    facts = {"file": PLAN, "sha256": hashlib.sha256(plan.content).hexdigest(), **plan.facts(), **_gpu()}
+    manifest = replace(
+        manifest,
+        runtimes=(options.runtime, "onnxruntime"),
+        inference_precision="f32" if options.precision == "fp32" else "f16",
+        plan=facts,
+    )
+    others = {PLAN: plan.content}
+    if plan.layers is not None and facts["gpu"] is not None:
+        return manifest, others, (manifest, plan.content, options.runtime)
+    report("the plan cannot run on this machine: ONNX Runtime judges the network file that it was made of")
+    manifest = replace(manifest, verified_on_device=False)
+    return manifest, others, (manifest, content, "onnxruntime")
+
+
+def _gpu() -> dict[str, Any]:
+    """Name and compute capability of this machine's first GPU; None where there is none."""
+    from edgeseg.backends import cuda
+
+    try:
+        gpu = cuda.open_gpu()
+    except (ImportError, EngineError):
+        return {"gpu": None, "gpu_capability": None}
+    gpu.close()
+    return {"gpu": gpu.name, "gpu_capability": gpu.capability}
 
 
 def check_parity(
     folder: Path, weights: Path, data: Path, backend: str | None = None, patients: tuple[str, ...] = ()
 ) -> ParityReport:
     """Compare an existing bundle with its PyTorch model on this machine.
+
+    A plan that passes where it runs is marked so in its manifest: from then on it is served.
 
     Raises
     ------
@@ -93,7 +145,7 @@ def check_parity(
     """
     from edgeseg import model
 
-    manifest, content = bundle.read(folder)
+    manifest, content = bundle.read(folder, backend=backend)
     network, facts = model.load(weights)
     if bundle.file_sha256(weights) != manifest.weights_sha256:
         raise InputError(
@@ -101,7 +153,16 @@ def check_parity(
         )
     reference = pytorch.PyTorchEngine(model.runnable(network, facts))
     with backends.open_engine(manifest, content, backend) as engine, reference:
-        return _compare(reference, engine, manifest, data, patients)
+        verdict = _compare(reference, engine, manifest, data, patients)
+    _confirm(folder, manifest, backend, verdict)
+    return verdict
+
+
+def _confirm(folder: Path, manifest: Manifest, backend: str | None, verdict: ParityReport) -> None:
+    """Note in the manifest that a plan has passed on its device: what ONNX Runtime says of the file is no proof."""
+    ran_the_plan = manifest.plan is not None and (backend or manifest.runtimes[0]) == manifest.plan["runtime"]
+    if ran_the_plan and verdict.passed and not manifest.verified_on_device:
+        bundle.confirm(folder, replace(manifest, verified_on_device=True, parity=verdict))
 
 
 def _compare(

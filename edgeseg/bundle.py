@@ -1,13 +1,14 @@
-"""An engine on disk: a folder with ``manifest.json``, one network file, and ``parity.json``.
+"""An engine on disk: a folder with ``manifest.json``, one network file, ``parity.json``, and perhaps a plan.
 
-A network file is verified against the manifest's hash before anything of it is parsed, and what was verified is what
-is handed on: the bytes, not the path.
+Network file and plan are verified against the manifest's hashes before anything of them is parsed, and what was
+verified is what is handed on: the bytes, not the path.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,15 @@ def find(name_or_path: str) -> Path:
     raise InputError(f"no engine {name_or_path}: give a bundle's folder or the name of a shipped one ({names})")
 
 
-def read(folder: Path) -> tuple[Manifest, bytes]:
-    """The manifest and the verified bytes of the network file.
+def read(folder: Path, backend: str | None = None) -> tuple[Manifest, bytes]:
+    """The manifest and the verified bytes that a backend runs: the network file's, or the plan's.
+
+    Parameters
+    ----------
+    folder
+        Of the bundle.
+    backend
+        Which backend asks; None means the first of the manifest's runtimes.
 
     Raises
     ------
@@ -80,18 +88,25 @@ def read(folder: Path) -> tuple[Manifest, bytes]:
         When something is missing, of another format, or its hash is not the manifest's.
     """
     manifest = read_manifest(folder)
-    path = folder / manifest.file
+    content = _verified(folder, manifest.file, manifest.sha256)
+    if manifest.plan is None:
+        return manifest, content
+    plan = _verified(folder, manifest.plan["file"], manifest.plan["sha256"])
+    return manifest, plan if (backend or manifest.runtimes[0]) == manifest.plan["runtime"] else content
+
+
+def _verified(folder: Path, name: str, sha256: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = (folder / name).read_bytes()
     except OSError as error:
-        raise EngineError(f"the bundle {folder.name} has no readable {manifest.file}: {_REINSTALL}") from error
+        raise EngineError(f"the bundle {folder.name} has no readable {name}: {_REINSTALL}") from error
     found = hashlib.sha256(content).hexdigest()
-    if found != manifest.sha256:
+    if found != sha256:
         raise EngineError(
-            f"the bundle {folder.name} is damaged: {manifest.file} has the SHA-256 {found[:12]}..., its manifest says "
-            f"{manifest.sha256[:12]}...: {_REINSTALL}"
+            f"the bundle {folder.name} is damaged: {name} has the SHA-256 {found[:12]}..., its manifest says "
+            f"{sha256[:12]}...: {_REINSTALL}"
         )
-    return manifest, content
+    return content
 
 
 _REINSTALL = "install edgeseg again, or build the engine again with edgeseg build-engine"
@@ -115,8 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = _from_json(raw)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"the bundle {folder.name} has no usable {MANIFEST} ({error}): {_REINSTALL}") from error
-    if not isinstance(manifest.file, str) or Path(manifest.file).name != manifest.file:
-        raise EngineError(f"the bundle {folder.name} names a file outside itself ({manifest.file}): do not use it")
+    for name in (manifest.file, *([manifest.plan["file"]] if manifest.plan else [])):
+        if not isinstance(name, str) or Path(name).name != name:
+            raise EngineError(f"the bundle {folder.name} names a file outside itself ({name}): do not use it")
     return manifest
 
 
@@ -146,29 +162,61 @@ def _check_values(fields: dict[str, Any]) -> None:
         "preprocessing.size_px": isinstance(size, int) and list(fields["input"]["shape"][1:]) == [3, size, size],
         "output": list(fields["output"]["shape"][1:]) == [1, size, size],
         "runtimes": bool(fields["runtimes"]),
+        "plan": fields.get("plan") is None or _is_plan(fields["plan"], fields["runtimes"]),
+        "verified_on_device": isinstance(fields.get("verified_on_device", True), bool),
     }
     wrong = [name for name, well in wanted.items() if not well]
     if wrong:
         raise ValueError(f"{wrong[0]} has a value that no engine can have")
 
 
-def write(folder: Path, manifest: Manifest, content: bytes) -> None:
+def _is_plan(facts: dict[str, Any], runtimes: tuple[str, ...]) -> bool:
+    """Whether what a plan's loading and refusing look at is there."""
+    texts = all(isinstance(facts[name], str) for name in ("file", "sha256", "version"))
+    flags = all(isinstance(facts[name], bool) for name in ("version_compatible", "hardware_compatible"))
+    numbers = isinstance(facts["max_batch"], int) and facts["max_batch"] > 0
+    core = facts["dla_core"] is None or isinstance(facts["dla_core"], int)
+    return (
+        texts
+        and flags
+        and numbers
+        and core
+        and isinstance(facts["capabilities"], list)
+        and facts["runtime"] in runtimes
+    )
+
+
+def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str, bytes] | None = None) -> None:
     """Write a bundle; the manifest comes last, so a folder with a manifest is whole.
+
+    Parameters
+    ----------
+    folder, manifest, content
+        Where it goes, what it says of itself, and the network file.
+    others
+        Further files by name: the plan that the manifest names.
 
     Raises
     ------
     EngineError
-        When ``content`` is not what the manifest's hash says.
+        When ``content`` or ``plan`` is not what the manifest's hash says.
     InputError
         When the folder cannot be written.
     """
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise EngineError("the manifest's hash is not that of the network file")
+    others = others or {}
+    if manifest.plan is not None:
+        plan = others.get(manifest.plan["file"], b"")
+        if hashlib.sha256(plan).hexdigest() != manifest.plan["sha256"]:
+            raise EngineError("the manifest's hash is not that of the plan")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in (MANIFEST, PARITY):
             (folder / earlier).unlink(missing_ok=True)
         _replace(folder / manifest.file, content)
+        for name, file in others.items():
+            _replace(folder / name, file)
         if manifest.parity is not None:
             _replace(folder / PARITY, _json(asdict(manifest.parity)))
         _replace(folder / MANIFEST, _json(to_json(manifest)))
@@ -176,6 +224,22 @@ def write(folder: Path, manifest: Manifest, content: bytes) -> None:
         raise InputError(
             f"cannot write the bundle to {folder} ({error.strerror}): give another folder with -o"
         ) from error
+
+
+def confirm(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest anew: its plan has passed parity where it runs.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be written.
+    """
+    try:
+        if manifest.parity is not None:
+            _replace(folder / PARITY, _json(asdict(manifest.parity)))
+        _replace(folder / MANIFEST, _json(to_json(manifest)))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): check a copy of the bundle") from error
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from edgeseg import __version__
+from edgeseg.build_commands import Backend as _Backend
+from edgeseg.build_commands import Json as _Json
+from edgeseg.build_commands import Patients as _Patients
+from edgeseg.build_commands import build_engine
+from edgeseg.build_commands import names as _names
+from edgeseg.build_commands import print_parity as _print_parity
 from edgeseg.console import NOTICE, Console
-from edgeseg.errors import EdgesegError, InputError, OutputError, ParityError, PartialFailure
+from edgeseg.errors import EdgesegError, InputError, OutputError, PartialFailure
 
 if TYPE_CHECKING:
     from edgeseg.batch import Outcome
@@ -25,13 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 _Data = Annotated[Path, typer.Option("--data", help="Folder of the LGG set: kaggle_3m/<patient>/... inside.")]
-_Patients = Annotated[
-    Optional[Path],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
-    typer.Option("--patients", help="Text file with one patient a line; all patients without it."),
-]
-_Backend = Annotated[Optional[str], typer.Option("--backend", help="openvino or onnxruntime.")]  # noqa: UP045
 
 
 def main() -> None:
@@ -246,39 +246,7 @@ def prepare(
         console.say(f"{prepared.table}: {prepared.slices} slices, {prepared.abnormal} of them with an abnormality")
 
 
-@app.command("build-engine")
-def build_engine(
-    weights: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(help="weights.safetensors of a run; the default network's shipped weights without it."),
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = ...,  # type: ignore[assignment]
-    fp32: Annotated[bool, typer.Option("--fp32", help="Keep the weights in FP32.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights in FP16, compute in FP32. [default]")] = False,
-    backend: _Backend = None,
-    data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="LGG folder that parity is checked on; the example study without it."),
-    ] = None,
-    patients: _Patients = None,
-    as_json: _Json = False,
-) -> None:
-    """Export a network to a bundle and check its masks against the PyTorch model's."""
-    from edgeseg import build, bundle
-
-    if fp32 and fp16:
-        raise InputError("--fp32 and --fp16 exclude each other: give one")
-    console = Console(as_json)
-    manifest = build.build_engine(
-        weights or bundle.shipped_weights(),
-        "fp32" if fp32 else "fp16",
-        data or bundle.example_data(),
-        output,
-        backend,
-        _names(patients),
-        console.say,
-    )
-    _print_parity(console, manifest.name, manifest.parity)
+app.command("build-engine")(build_engine)
 
 
 @app.command()
@@ -305,17 +273,6 @@ def parity(
     weights = reference or bundle.shipped_weights(bundle.read_manifest(folder).network)
     report = build.check_parity(folder, weights, data or bundle.example_data(), backend, _names(patients))
     _print_parity(Console(as_json), folder.name, report)
-
-
-def _print_parity(console: Console, name: str, report: Any) -> None:
-    from edgeseg import parity as comparison
-
-    if console.as_json:
-        console.result(vars(report) | {"agreement": vars(report.agreement)})
-    else:
-        console.table(f"{name} against {report.reference}", ["parity", ""], comparison.figures(report))
-    if not report.passed:
-        raise ParityError(f"{name} fails parity: {'; '.join(report.failures)}")
 
 
 @app.command()
@@ -388,13 +345,3 @@ def doctor(as_json: _Json = False) -> None:
         return
     rows = [[f.what, "yes" if f.well else "no", f.found, f.remedy or "-"] for f in findings]
     console.table("This machine", ["what", "well", "found", "remedy"], rows)
-
-
-def _names(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"no readable list of patients at {path}: give a text file with one name a line") from error
-    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata, util
 
-from edgeseg import bundle
+from edgeseg import bundle, nvidia
 from edgeseg.errors import EdgesegError
 
 
@@ -32,8 +32,16 @@ _DECODERS = {
 
 
 def examine() -> list[Finding]:
-    """Look at runtimes, decoders, shipped engines and extras."""
-    return [_openvino(), *(_decoder(name) for name in _DECODERS), *_engines(), *(_extra(name) for name in _EXTRAS)]
+    """Look at runtimes, decoders, shipped engines, extras, and what NVIDIA GPUs need."""
+    return [
+        _openvino(),
+        *(_decoder(name) for name in _DECODERS),
+        *_engines(),
+        *(_extra(name) for name in _EXTRAS),
+        *(_plan_runtime(name) for name in nvidia.PRODUCTS),
+        _cuda_binding(),
+        _gpu(),
+    ]
 
 
 def _openvino() -> Finding:
@@ -84,3 +92,30 @@ def _extra(name: str) -> Finding:
     if missing:
         return Finding(name, False, "not installed", remedy)
     return Finding(name, True, _version(package), "")
+
+
+def _plan_runtime(name: str) -> Finding:
+    product = nvidia.PRODUCTS[name]
+    try:
+        return Finding(product.title, True, str(nvidia.load(name).__version__), "")
+    except EdgesegError as error:
+        found = "not installed" if util.find_spec(product.module) is None else str(error)
+        return Finding(product.title, False, found, product.remedy)
+
+
+def _cuda_binding() -> Finding:
+    for module, package in (("pycuda", "pycuda"), ("cuda.bindings", "cuda-bindings")):
+        if util.find_spec(module.split(".")[0]) and util.find_spec(module):
+            return Finding("CUDA binding, to run plans", True, f"{package} {_version(package)}", "")
+    return Finding("CUDA binding, to run plans", False, "not installed", "pip install cuda-bindings")
+
+
+def _gpu() -> Finding:
+    from edgeseg.backends import cuda
+
+    try:
+        gpu = cuda.open_gpu()
+    except (ImportError, EdgesegError) as error:
+        return Finding("NVIDIA GPU", False, str(error).split(":")[0], "install NVIDIA's driver, or use a CPU engine")
+    gpu.close()
+    return Finding("NVIDIA GPU", True, f"{gpu.name}, compute capability {gpu.capability}", "")
