@@ -91,7 +91,9 @@ def build_engine(
         names(patients),
         console.say,
         _plan_options(
-            backend, precision, {name: value for name, value in given.items() if value not in (None, (), False)}
+            backend,
+            precision,
+            {name: value for name, value in given.items() if value is not None and value is not False and value != ()},
         ),
     )
     print_parity(console, manifest.name, manifest.parity)

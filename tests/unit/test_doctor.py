@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib import metadata, util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -85,3 +88,21 @@ def test_a_damaged_engine_is_named_and_the_others_are_still_listed(
 def test_no_engine_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _engines(tmp_path, monkeypatch)
     assert not _finding("shipped engines").well
+
+
+def test_what_nvidia_gpus_need_is_looked_at() -> None:
+    for what in ("TensorRT", "TensorRT for RTX", "CUDA binding, to run plans", "NVIDIA GPU"):
+        found = _finding(what)
+        assert found.found
+        assert bool(found.remedy) != found.well
+
+
+def test_an_old_tensorrt_is_told_apart_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("tensorrt")
+    old.__version__ = "8.6.2"  # type: ignore[attr-defined]
+    old.__spec__ = ModuleSpec("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    found = _finding("TensorRT")
+    assert not found.well
+    assert "8.6.2 is installed, edgeseg takes 10.3 or newer" in found.found
+    assert "JetPack 6.1" in found.remedy
