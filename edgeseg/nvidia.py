@@ -63,7 +63,7 @@ def load(runtime: str) -> Any:
     product = PRODUCTS[runtime]
     try:
         module: Any = import_module(product.module)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # the latter: a library beneath it is missing or broken
         raise BackendMissing(f"{product.title} is not installed ({error}): {product.remedy}") from error
     version = str(getattr(module, "__version__", "unknown"))
     if not product.oldest <= _numbers(version) < product.beyond:
