@@ -75,12 +75,16 @@ def build_engine(
     with backends.open_engine(manifest, content, backend) as engine, reference:
         verdict = _compare(reference, engine, manifest, data, patients)
     manifest = Manifest(**{**vars(manifest), "parity": verdict})
-    bundle.write(folder, manifest, content)
-    return manifest
+    return bundle.write(folder, manifest, content)
 
 
 def check_parity(
-    folder: Path, weights: Path, data: Path, backend: str | None = None, patients: tuple[str, ...] = ()
+    folder: Path,
+    weights: Path,
+    data: Path,
+    backend: str | None = None,
+    patients: tuple[str, ...] = (),
+    public_key: Path | None = None,
 ) -> ParityReport:
     """Compare an existing bundle with its PyTorch model on this machine.
 
@@ -89,11 +93,11 @@ def check_parity(
     InputError
         When the weights are not those that the bundle was exported from.
     EngineError
-        When the bundle is damaged.
+        When the bundle is damaged, or not signed by the key that is given.
     """
     from edgeseg import model
 
-    manifest, content = bundle.read(folder)
+    manifest, content = bundle.read(folder, public_key)
     network, facts = model.load(weights)
     if bundle.file_sha256(weights) != manifest.weights_sha256:
         raise InputError(
