@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from edgeseg import build, bundle, model, parity, segment
+from edgeseg import build, bundle, model, parity, preprocess, segment
 from edgeseg.errors import EngineError, InputError, ParityError
+from edgeseg.readers import lgg, slices
+from edgeseg.types import Preprocessing
 
 PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
 
@@ -159,11 +161,11 @@ def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
     import onnx
     from onnx import numpy_helper
 
-    patient = build.lgg.index(lgg_folder)[4]
-    given = build.preprocess.to_network(build.lgg.read_study(patient), build.Preprocessing("stored")).slices
-    few = build.slices.Slices(tuple(p.stem for p in patient.images), (patient.name,) * len(given), given, None)
+    patient = lgg.index(lgg_folder)[4]
+    given = preprocess.to_network(lgg.read_study(patient), Preprocessing("stored")).slices
+    few = slices.Slices(tuple(p.stem for p in patient.images), (patient.name,) * len(given), given, None)
     asked: list[str] = []
-    monkeypatch.setattr(build.slices, "read", lambda use, _: asked.append(use) or few)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(slices, "read", lambda use, _: asked.append(use) or few)  # type: ignore[func-returns-value]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(parity.TOLERANCES, "int8", parity.Tolerance(0.0, 1.0, 1.0, 1.0, 0.0, 0.0))
     said: list[str] = []
