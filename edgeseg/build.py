@@ -67,9 +67,11 @@ def build_engine(
         When the network cannot be exported.
     """
     from edgeseg import model
-    from edgeseg.export import graph
+    from edgeseg.export import calibration, graph
     from edgeseg.export import precision as rounding
 
+    _check_choice(data, patients)
+    calibration.check_method(method)
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
     report(f"exporting {facts['architecture']}/{facts['encoder']} to ONNX")
@@ -185,6 +187,7 @@ def check_parity(
     """
     from edgeseg import model
 
+    _check_choice(data, patients)
     manifest, content = bundle.read(folder)
     network, facts = model.load(weights)
     if bundle.file_sha256(weights) != manifest.weights_sha256:
@@ -194,6 +197,12 @@ def check_parity(
     reference = pytorch.PyTorchEngine(model.runnable(network, facts))
     with backends.open_engine(manifest, content, backend) as engine, reference:
         return _compare(reference, engine, manifest, data, patients)
+
+
+def _check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
+    """Patients are chosen among a folder's: the shipped parity slices are one set."""
+    if patients and data is None:
+        raise InputError("--patients chooses among the patients of --data: give both, or neither")
 
 
 def _compare(

@@ -44,8 +44,7 @@ def ranges(content: bytes, slices: ByteArray, method: str = "min-max") -> Ranges
     import onnx
     from onnxruntime.quantization import CalibrationMethod, calibrate
 
-    if method not in METHODS:
-        raise InputError(f"there is no calibration method {method!r}: give {', '.join(METHODS)}")
+    check_method(method)
     if not len(slices):
         raise InputError("there are no slices to calibrate on")
     inputs = {n.input[0] for n in onnx.load_from_string(content).graph.node if n.op_type == "Conv"}
@@ -63,6 +62,12 @@ def ranges(content: bytes, slices: ByteArray, method: str = "min-max") -> Ranges
         found: Any = calibrator.compute_data()
         limits = {name: found[name].range_value for name in found if name in inputs}
     return {name: (np.min(low).item(), np.max(high).item()) for name, (low, high) in limits.items()}
+
+
+def check_method(method: str) -> None:
+    """Raise InputError when there is no such calibration method."""
+    if method not in METHODS:
+        raise InputError(f"there is no calibration method {method!r}: give {', '.join(METHODS)}")
 
 
 def cached(content: bytes, slices: ByteArray, method: str, say: Callable[[str], None]) -> Ranges:

@@ -191,3 +191,15 @@ def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
     assert all(point.dtype == "uint8" and int(point) == 128 for point in points)
     with pytest.raises(ParityError), segment.open_engine(str(tmp_path / "int8")):
         pass
+
+
+def test_patients_without_a_folder_and_an_unknown_method_are_refused_at_once(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="give both, or neither"):
+        build.build_engine(tiny_weights, "fp16", None, tmp_path / "engine", patients=PATIENTS)
+    with pytest.raises(InputError, match="give both, or neither"):
+        build.check_parity(tmp_path, tiny_weights, None, patients=PATIENTS)
+    with pytest.raises(InputError, match="no calibration method 'median'"):
+        build.build_engine(tiny_weights, "int8", None, tmp_path / "engine", method="median")
+    assert not (tmp_path / "engine").exists()
