@@ -121,20 +121,18 @@ def _ladder(
     chosen = slices.read("calibration", manifest.preprocessing)
     ranges = calibration.cached(content, chosen.slices, method, report)
 
-    def run(file: bytes) -> FloatArray:
+    def run(file: bytes, given: ByteArray) -> FloatArray:
         with backends.open_engine(_of(manifest, file), file) as engine:
-            return engine.predict_logits(chosen.slices)
+            return engine.predict_logits(given)
 
-    expected = run(content)
-    keep = partial(quantize.rung, content, ranges, run=run, expected=expected)
-    rungs = [keep(())]
+    trial = quantize.trial(content, ranges, chosen.slices, run)
+    rungs = [trial.rung(())]
     report(_said(rungs[-1]))
     built = _int8(manifest, content, ranges, rungs, method, chosen)
     verdict = gate(*built)
     if verdict.parity and not verdict.parity.passed:
         report(f"rung 1 fails parity: {'; '.join(verdict.parity.failures)}")
-        by_harm = quantize.order(content, ranges, run, expected, report)
-        for found in quantize.fewest_kept(keep, by_harm, MARGIN):
+        for found in quantize.fewest_kept(trial.rung, trial.order(report), MARGIN):
             report(_said(found))
             rungs.append(found)
         built = _int8(manifest, content, ranges, rungs, method, chosen)

@@ -10,7 +10,7 @@ import pytest
 from edgeseg import quantize
 from edgeseg.errors import EngineError
 from edgeseg.export import quantised
-from edgeseg.quantize import Rung, Wanted
+from edgeseg.quantize import Rung, Trial, Wanted
 from edgeseg.types import FloatArray
 
 LAYERS = [f"conv{k}" for k in range(20)]
@@ -47,24 +47,46 @@ def _logits(*sizes: int) -> FloatArray:
     return logits
 
 
-def test_agreement_leaves_out_slices_of_few_pixels() -> None:
-    found = quantize._agreements(_logits(10, 5, 0, 20), _logits(10, 4, 0, 10))
-    assert found.tolist() == [1.0, 0.5], "50 px in both masks of the second slice do not count"
+def _trial(logits: Any, expected: FloatArray) -> Trial:
+    return Trial(b"", {}, np.zeros((len(expected), 3, 64, 64), np.uint8), expected, logits)
 
 
-def test_convolutions_are_ordered_by_their_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    harm = {"a": 9, "b": 2, "c": 6}
+def test_a_trial_is_made_of_the_slices_that_the_network_marks() -> None:
+    slices = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+    found = quantize.trial(b"", {}, slices, lambda *_: _logits(10, 5, 0, 20))
+    assert found.slices.ravel().tolist() == [0, 3], "50 px in the second slice do not count"
+    assert found.expected.shape == (2, 1, 64, 64)
+
+
+def test_a_network_that_marks_nothing_cannot_be_judged() -> None:
+    with pytest.raises(EngineError, match="marks nothing"):
+        quantize.trial(b"", {}, np.zeros((2, 3, 8, 8), np.uint8), lambda *_: _logits(0, 5))
+
+
+def test_a_rung_measures_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "quantise", lambda *_: b"x" * 2_000_000)
+    monkeypatch.setattr(quantised, "spell", lambda file, _: file)
+    found = _trial(lambda *_: _logits(10, 10, 10), _logits(10, 20, 10)).rung(("a",))
+    assert (found.mean, found.worst, found.megabytes) == (pytest.approx(2.5 / 3), 0.5, 2.0)
+    assert found.fifth_percentile == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("slices", [1, 30])
+def test_convolutions_are_ordered_by_their_harm_near_the_edge(monkeypatch: pytest.MonkeyPatch, slices: int) -> None:
+    harm = {"a": 0.9, "b": 0.2, "c": 0.6}
     monkeypatch.setattr(quantised, "convolutions", lambda _: tuple(harm))
     monkeypatch.setattr(quantised, "quantise", lambda _, __, kept: next(iter(set(harm) - set(kept))).encode())
     monkeypatch.setattr(quantised, "spell", lambda file, _: file)
+    expected = np.full((slices, 1, 8, 8), -9, np.float32)
+    expected[:, 0, 2:4] = 1
+
+    def run(file: bytes, given: Any) -> FloatArray:
+        assert len(given) <= 24
+        logits = expected[: len(given)].copy()
+        logits[:, 0, 2:4] -= harm[file.decode()]
+        logits[:, 0, 5:] += {"b": 5}.get(file.decode(), 0)  # far below zero: no mask turns on it
+        return logits
+
     said: list[str] = []
-    found = quantize.order(b"", {}, lambda file: _logits(20 - harm[file.decode()]), _logits(20), said.append)
-    assert found == ["a", "c", "b"]
+    assert _trial(run, expected).order(said.append) == ["a", "c", "b"]
     assert said == ["measured 3 of 3 convolutions, each quantised alone"]
-
-
-def test_a_network_that_marks_nothing_cannot_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantised, "quantise", lambda *_: b"")
-    monkeypatch.setattr(quantised, "spell", lambda *_: b"")
-    with pytest.raises(EngineError, match="marks nothing"):
-        quantize.rung(b"", {}, (), lambda _: _logits(0), _logits(0))
