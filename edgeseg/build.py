@@ -86,8 +86,7 @@ def build_engine(
             manifest, content = _ladder(manifest, content, method, gate, report)
         else:
             manifest = gate(manifest, content)
-    bundle.write(folder, manifest, content)
-    return manifest
+    return bundle.write(folder, manifest, content)
 
 
 def _gate(
@@ -172,7 +171,12 @@ def _of(manifest: Manifest, content: bytes) -> Manifest:
 
 
 def check_parity(
-    folder: Path, weights: Path, data: Path | None, backend: str | None = None, patients: tuple[str, ...] = ()
+    folder: Path,
+    weights: Path,
+    data: Path | None,
+    backend: str | None = None,
+    patients: tuple[str, ...] = (),
+    public_key: Path | None = None,
 ) -> ParityReport:
     """Compare an existing bundle with its PyTorch model on this machine.
 
@@ -181,12 +185,12 @@ def check_parity(
     InputError
         When the weights are not those that the bundle was exported from.
     EngineError
-        When the bundle is damaged.
+        When the bundle is damaged, or not signed by the key that is given.
     """
     from edgeseg import model
 
     _check_choice(data, patients)
-    manifest, content = bundle.read(folder)
+    manifest, content = bundle.read(folder, public_key)
     network, facts = model.load(weights)
     if bundle.file_sha256(weights) != manifest.weights_sha256:
         raise InputError(

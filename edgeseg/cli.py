@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from edgeseg import __version__
+from edgeseg import __version__, engine_commands
 from edgeseg.console import NOTICE, Console
+from edgeseg.engine_commands import RequireSignature
 from edgeseg.errors import EdgesegError, InputError, OutputError, ParityError, PartialFailure
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def infer(
     backend: _Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
+    public_key: RequireSignature = None,
     as_json: _Json = False,
 ) -> None:
     """Segment a study, or a folder of studies."""
@@ -84,7 +86,8 @@ def infer(
     segment.check_output(study, [found.root for found in studies], [found.name for found in studies], output)
     console.say(NOTICE)
     chosen = tuple(formats) if formats else None
-    with segment.open_engine(engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified) as opened:
+    name = engine or bundle.DEFAULT_ENGINE
+    with segment.open_engine(name, backend, device, allow_unverified, public_key) as opened:
         reports: list[dict[str, Any]] = []
         failed: list[Outcome] = []
         with console.steps(study.name) as say:
@@ -293,14 +296,15 @@ def parity(
         typer.Option("--data", help="LGG folder to compare on; the shipped parity slices without it."),
     ] = None,
     patients: _Patients = None,
+    public_key: RequireSignature = None,
     as_json: _Json = False,
 ) -> None:
     """Compare a bundle's masks with the PyTorch model's on this machine."""
     from edgeseg import build, bundle
 
     folder = bundle.find(engine)
-    weights = reference or bundle.shipped_weights(bundle.read_manifest(folder).network)
-    report = build.check_parity(folder, weights, data, backend, _names(patients))
+    weights = reference or bundle.shipped_weights(bundle.read_manifest(folder, public_key).network)
+    report = build.check_parity(folder, weights, data, backend, _names(patients), public_key)
     _print_parity(Console(as_json), folder.name, report)
 
 
@@ -354,21 +358,7 @@ def evaluate(
         evaluation.write_csv(found, table)
 
 
-@app.command()
-def engines(as_json: _Json = False) -> None:
-    """List the shipped engines."""
-    from edgeseg import bundle
-
-    console = Console(as_json)
-    manifests = [bundle.read_manifest(folder) for folder in bundle.shipped()]
-    if as_json:
-        console.result({"engines": [bundle.to_json(manifest) for manifest in manifests]})
-        return
-    rows = [
-        [m.name, m.precision, ", ".join(m.runtimes), "passed" if m.parity and m.parity.passed else "unverified"]
-        for m in manifests
-    ]
-    console.table("Shipped engines", ["name", "weights", "runtimes", "parity"], rows)
+engine_commands.register(app)
 
 
 @app.command()

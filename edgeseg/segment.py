@@ -51,6 +51,7 @@ def open_engine(
     backend: str | None = None,
     device: str = "auto",
     allow_unverified: bool = False,
+    public_key: Path | None = None,
 ) -> Iterator[OpenEngine]:
     """Verify and compile a bundle; close it at the end.
 
@@ -62,17 +63,19 @@ def open_engine(
         As in `edgeseg.backends.open_engine`.
     allow_unverified
         Serve an engine that failed parity, or was never checked.
+    public_key
+        PEM file of the key that has to have signed the bundle; None asks for no signature.
 
     Raises
     ------
     InputError
-        When there is no such bundle, backend or device.
+        When there is no such bundle, backend, device or key.
     EngineError
-        When the bundle is damaged.
+        When the bundle is damaged, or not signed by the key.
     ParityError
         When its masks are not known to be the PyTorch model's.
     """
-    manifest, content = bundle.read(bundle.find(name))
+    manifest, content = bundle.read(bundle.find(name), public_key)
     if not allow_unverified:
         _check_parity(manifest)
     with backends.open_engine(manifest, content, backend, device) as engine:

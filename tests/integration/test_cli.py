@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from edgeseg import bundle, cli
+from edgeseg.types import Speed
 
-COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "doctor")
+COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "sign", "doctor")
 HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
 
 
@@ -335,3 +336,87 @@ def test_a_dry_run_and_a_prepared_table(lgg_folder: Path, edgeseg: Edgeseg, tmp_
     assert "patients stand on both sides" in shown.err
     assert "without effect: dataset.data_sample_choice" not in shown.err  # the file does not name it
     assert edgeseg("prepare", "--data", lgg_folder, "-o", tmp_path / "table").code == 2
+
+
+# --- bundles that are listed and signed
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the shipped default engine."""
+    return Path(shutil.copytree(bundle.find(bundle.DEFAULT_ENGINE), tmp_path / "copied"))
+
+
+def test_engines_are_listed_with_what_they_are(copied: Path, edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    bundle.record_speed(copied, Speed(251.4, 8, 5.0, "OpenVINO 1", "a processor", 2))
+    (engine,) = edgeseg("engines", copied, "--json").json["engines"]
+    assert (engine["folder"], engine["signed"], engine["speed"]["batch"]) == (str(copied), False, 8)
+    assert engine["size_mb"] == pytest.approx((copied / "model.onnx").stat().st_size / 1e6, abs=1e-3)
+    lines = edgeseg("engines", copied).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line.split() for line in lines if bundle.DEFAULT_ENGINE in line]
+    assert row == [bundle.DEFAULT_ENGINE, "fp16", "10.6", "1.0000", "no", "251"]
+    assert any(line.split() == ["openvino,", "onnxruntime", "passed"] for line in lines)
+    missing = edgeseg("engines", copied / "nothing")
+    assert (missing.code, "no engine" in missing.err) == (2, True)
+
+
+def test_a_signature_that_is_required(
+    copied: Path, signing_keys: list[tuple[Path, Path]], short_tiff: Path, edgeseg: Edgeseg
+) -> None:
+    private, public = signing_keys[0]
+    commands: list[tuple[str | Path, ...]] = [
+        ("infer", short_tiff, "--engine", copied, "--format", "report"),
+        ("parity", copied, "--data", short_tiff.parent),
+        ("engines", copied),
+    ]
+    for command in commands:
+        unsigned = edgeseg(*command, "--require-signature", public)
+        assert (unsigned.code, "copied is not signed: " in unsigned.err) == (5, True)
+    signed = edgeseg("sign", copied, "--key", private, "--json")
+    assert (signed.code, signed.json) == (0, {"signature": str(copied / "manifest.sig")})
+    for command in commands:
+        run = edgeseg(*command, "--require-signature", public)
+        assert run.code == 0, run.err
+        foreign = edgeseg(*command, "--require-signature", signing_keys[1][1])
+        assert (foreign.code, "is not signed by" in foreign.err) == (5, True)
+        keyless = edgeseg(*command, "--require-signature", copied / "no.pem")
+        assert (keyless.code, "no readable public key" in keyless.err) == (2, True)
+    (copied / "manifest.json").write_bytes((copied / "manifest.json").read_bytes() + b" ")
+    for command in commands:
+        changed = edgeseg(*command, "--require-signature", public)
+        assert (changed.code, "or was changed since" in changed.err) == (5, True)
+    assert edgeseg("sign", copied, "--key", public).code == 2
+    assert f"Signature: {copied / 'manifest.sig'}" in edgeseg("sign", copied, "--key", private).err
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "parity.json"])
+def test_a_changed_byte_in_any_file_leaves_with_5(
+    name: str, copied: Path, signing_keys: list[tuple[Path, Path]], short_tiff: Path, edgeseg: Edgeseg
+) -> None:
+    edgeseg("sign", copied, "--key", signing_keys[0][0])
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    for command in (("engines", copied), ("infer", short_tiff, "--engine", copied)):
+        run = edgeseg(*command, "--require-signature", signing_keys[0][1])
+        assert run.code == 5
+        assert run.err.splitlines()[-1].startswith("error: the bundle copied ")
+    assert not Path("edgeseg-output").exists()
+
+
+def test_a_truncated_manifest_leaves_with_5(copied: Path, short_tiff: Path, edgeseg: Edgeseg) -> None:
+    content = (copied / "manifest.json").read_bytes()
+    (copied / "manifest.json").write_bytes(content[: len(content) // 2])
+    for command in (("engines", copied), ("infer", short_tiff, "--engine", copied), ("sign", copied, "--key", "x")):
+        run = edgeseg(*command)
+        assert (run.code, "has no usable manifest.json" in run.err) == (5, True)
+
+
+def test_signatures_without_their_package(
+    copied: Path, signing_keys: list[tuple[Path, Path]], edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    run = edgeseg("sign", copied, "--key", signing_keys[0][0])
+    assert (run.code, "pip install 'edgeseg[signing]'" in run.err) == (4, True)

@@ -11,7 +11,9 @@ import pytest
 
 from edgeseg import bundle
 from edgeseg.errors import EngineError, InputError
-from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing
+from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing, Speed
+
+Keys = list[tuple[Path, Path]]
 
 CONTENT = bytes(range(256)) * 9
 MANIFEST = Manifest(
@@ -51,7 +53,9 @@ def _edit(folder: Path, **fields: Any) -> None:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    assert bundle.read(folder) == (MANIFEST, CONTENT)
+    manifest, content = bundle.read(folder)
+    assert (replace(manifest, files={}), content) == (MANIFEST, CONTENT)
+    assert manifest.files == {"parity.json": bundle.file_sha256(folder / "parity.json")}
     assert {path.name for path in folder.iterdir()} == {"manifest.json", "model.onnx", "parity.json"}
     assert json.loads((folder / "parity.json").read_text())["agreement"]["worst_slice"] == "A_3"
 
@@ -86,12 +90,6 @@ def test_a_missing_network_file(folder: Path) -> None:
         bundle.read(folder)
 
 
-def test_another_format_is_refused(folder: Path) -> None:
-    _edit(folder, format=2)
-    with pytest.raises(EngineError, match="has the format 2, this edgeseg reads 1"):
-        bundle.read(folder)
-
-
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b.onnx", "..", ".", "", 5, None])
 def test_a_file_outside_the_bundle_is_refused(name: Any, folder: Path) -> None:
     (folder.parent / "model.onnx").write_bytes(CONTENT)
@@ -102,7 +100,7 @@ def test_a_file_outside_the_bundle_is_refused(name: Any, folder: Path) -> None:
 
 def test_the_reason_names_the_file_outside(folder: Path) -> None:
     _edit(folder, file="../model.onnx")
-    with pytest.raises(EngineError, match=r"outside itself \(\.\./model\.onnx\)"):
+    with pytest.raises(EngineError, match=r"\.\./model\.onnx.*a file inside the bundle"):
         bundle.read_manifest(folder)
 
 
@@ -123,6 +121,80 @@ def test_content_that_is_not_the_manifests_is_not_written(tmp_path: Path) -> Non
     with pytest.raises(EngineError, match="hash"):
         bundle.write(tmp_path / "new", MANIFEST, CONTENT + b"x")
     assert not (tmp_path / "new").exists()
+
+
+def test_every_file_of_the_manifest_is_verified_and_no_other_is_handed_out(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, MANIFEST, CONTENT, {"model.plan": b"plan"})
+    assert bundle.read(tmp_path) == (written, CONTENT)
+    assert bundle.read_file(tmp_path, written, "model.plan") == b"plan"
+    with pytest.raises(EngineError, match=r"no hash of manifest\.json"):
+        bundle.read_file(tmp_path, written, "manifest.json")
+    for name in ("model.plan", "parity.json", "model.onnx"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(EngineError, match=f"is damaged: {name}"):
+            bundle.read(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(EngineError, match=f"no readable {name}"):
+            bundle.read(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    assert bundle.read(tmp_path)[1] == CONTENT
+
+
+SPEED = Speed(250.0, 8, 5.1, "OpenVINO 1", "a processor", 2)
+
+
+def test_a_speed_is_recorded(folder: Path) -> None:
+    bundle.record_speed(folder, SPEED)
+    assert bundle.read(folder)[0].speed == SPEED
+
+
+def test_a_signed_bundle(folder: Path, signing_keys: Keys) -> None:
+    private, public = signing_keys[0]
+    assert not bundle.is_signed(folder)
+    assert bundle.sign(folder, private) == folder / "manifest.sig"
+    assert bundle.is_signed(folder)
+    assert bundle.read(folder, public)[1] == CONTENT
+    with pytest.raises(InputError, match="is signed, and its speed would undo that"):
+        bundle.record_speed(folder, SPEED)
+    bundle.write(folder, MANIFEST, CONTENT)
+    assert not bundle.is_signed(folder), "the signature was of the earlier manifest"
+
+
+def test_a_signature_that_is_asked_for_is_looked_at_before_anything_is_parsed(
+    folder: Path, signing_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.sign(folder, signing_keys[0][0])
+    monkeypatch.setattr(bundle, "parse", lambda *_: pytest.fail("the manifest was parsed"))
+    with pytest.raises(EngineError, match=r"not signed by .*two-public\.pem, or was changed since"):
+        bundle.read(folder, signing_keys[1][1])
+    whole = (folder / "manifest.json").read_bytes()
+    for position in range(0, len(whole), 97):
+        (folder / "manifest.json").write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(EngineError, match="was changed since"):
+            bundle.read(folder, signing_keys[0][1])
+    (folder / "manifest.json").write_bytes(whole)
+    for signature in (b"", b"x" * 64, (folder / "manifest.sig").read_bytes()[:-1]):
+        (folder / "manifest.sig").write_bytes(signature)
+        with pytest.raises(EngineError, match="was changed since"):
+            bundle.read(folder, signing_keys[0][1])
+    (folder / "manifest.sig").unlink()
+    with pytest.raises(EngineError, match="is not signed"):
+        bundle.read(folder, signing_keys[0][1])
+
+
+def test_a_signed_bundle_with_another_network_file(folder: Path, signing_keys: Keys) -> None:
+    bundle.sign(folder, signing_keys[0][0])
+    (folder / "model.onnx").write_bytes(CONTENT + b"x")
+    with pytest.raises(EngineError, match=r"is damaged: model\.onnx"):
+        bundle.read(folder, signing_keys[0][1])
+
+
+def test_a_damaged_bundle_is_not_signed(folder: Path, signing_keys: Keys) -> None:
+    (folder / "parity.json").write_bytes(b"{}")
+    with pytest.raises(EngineError, match=r"is damaged: parity\.json"):
+        bundle.sign(folder, signing_keys[0][0])
+    assert not bundle.is_signed(folder)
 
 
 def test_an_interrupted_write_leaves_no_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
