@@ -1,4 +1,4 @@
-"""The commands about engines that are built already: list them, sign them."""
+"""The commands about engines that are built already: list them, sign them, time them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import typer
 from edgeseg.console import Console
 
 if TYPE_CHECKING:
+    from edgeseg.benchmark import Report
     from edgeseg.types import Manifest
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+_Bundles = Annotated[
+    Optional[list[str]],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
+    typer.Argument(metavar="BUNDLE", help="Bundles' folders or names; the shipped ones without them."),
+]
 RequireSignature = Annotated[
-    Optional[Path],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
+    Optional[Path],  # noqa: UP045
     typer.Option(
         "--require-signature", metavar="PUBLIC_KEY_FILE", help="Refuse a bundle that this Ed25519 key has not signed."
     ),
@@ -23,15 +28,12 @@ RequireSignature = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (engines, sign):
+    for command in (engines, benchmark, sign):
         app.command()(command)
 
 
 def engines(
-    folders: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[BUNDLE]...", help="Bundles' folders or names; the shipped ones without them."),
-    ] = None,
+    folders: _Bundles = None,
     public_key: RequireSignature = None,
     as_json: _Json = False,
 ) -> None:
@@ -72,6 +74,54 @@ def _parity(manifest: Manifest) -> str:
     if manifest.parity is None:
         return "-\nnever"
     return f"{manifest.parity.agreement.mean:.4f}\n{'passed' if manifest.parity.passed else 'failed'}"
+
+
+def benchmark(
+    folders: _Bundles = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 20,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Of the CPU, for every engine. [default: all cores]"),
+    ] = None,
+    backend: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--backend", help="The bundles' runtime; their first without it."),
+    ] = None,
+    chart: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--chart", metavar="FILE.png", help="Draw slices a second."),
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write each bundle's speed into its manifest.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Time engines side by side on the CPU, beside PyTorch, ONNX Runtime and OpenVINO."""
+    from edgeseg import benchmark as timing
+    from edgeseg import benchmark_chart, bundle
+
+    console = Console(as_json)
+    if chart:
+        benchmark_chart.check(chart)
+    found = [bundle.find(name) for name in folders or ()] or bundle.shipped()
+    with console.counting("timing") as progress:
+        report = timing.benchmark(found, rounds, threads, backend, record, progress)
+    for sentence in report.left_out:
+        console.warn(sentence)
+    if as_json:
+        console.result(report.to_json())
+    else:
+        _print_benchmark(console, report)
+    if chart:
+        benchmark_chart.draw(report.to_json(), chart)
+
+
+def _print_benchmark(console: Console, report: Report) -> None:
+    from edgeseg import benchmark as timing
+
+    for network in dict.fromkeys(one.network for one in report.engines):
+        console.table(network, timing.COLUMNS, timing.rows(report, network))
+    console.say(timing.LEGEND)
+    sets = ", ".join(report.machine["instruction_sets"])
+    console.say(f"{report.machine['cpu']} ({sets}), {report.threads} threads, {report.rounds} rounds")
 
 
 def sign(

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from edgeseg import bundle, cli
+from edgeseg import benchmark, bundle, cli
 from edgeseg.types import Speed
 
-COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "sign", "doctor")
+COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "benchmark", "sign", "doctor")
 HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
 
 
@@ -420,3 +420,57 @@ def test_signatures_without_their_package(
     monkeypatch.setitem(sys.modules, "cryptography", None)
     run = edgeseg("sign", copied, "--key", signing_keys[0][0])
     assert (run.code, "pip install 'edgeseg[signing]'" in run.err) == (4, True)
+
+
+# --- benchmark
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No peers, few batches: what takes minutes is tested elsewhere."""
+    monkeypatch.setattr(benchmark, "_peers", lambda *_: ([], ["no peers in this test"]))
+    monkeypatch.setattr(benchmark, "BATCHES", (1, 2))
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_benchmark_with_chart_and_record(
+    copied: Path, tmp_path: Path, edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    chart = tmp_path / "chart.png"
+    run = edgeseg("benchmark", copied, "--rounds", "2", "--threads", "1", "--chart", chart, "--record", "--json")
+    assert run.code == 0, run.err
+    assert run.err.splitlines() == ["warning: no peers in this test"]
+    (engine,) = run.json["engines"]
+    assert (run.json["rounds"], run.json["threads"]) == (2, 1)
+    assert (engine["name"], engine["ratios"], engine["peer"]) == (bundle.DEFAULT_ENGINE, {}, False)
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    speed = bundle.read(copied)[0].speed
+    assert speed is not None
+    assert (speed.slices_per_second, speed.threads) == (engine["best"]["slices_per_second"], 1)
+    table = edgeseg("benchmark", copied, "--rounds", "1", "--threads", "1", "--backend", "onnxruntime")
+    assert max(map(len, table.out.splitlines())) <= 80
+    assert f" {bundle.DEFAULT_ENGINE} " in table.out
+    assert "ONNX Runtime" in table.out
+    assert "1 threads, 1 rounds" in table.err
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_benchmark_that_cannot_be(
+    copied: Path, tmp_path: Path, signing_keys: list[tuple[Path, Path]], edgeseg: Edgeseg
+) -> None:
+    for arguments, code, said in (
+        ((copied, copied), 2, "given twice"),
+        (("nonsense",), 2, "no engine nonsense"),
+        ((copied, "--chart", tmp_path / "no" / "chart.png"), 2, "there is no folder"),
+        ((copied, "--backend", "nonsense"), 2, "not for nonsense"),
+        ((copied, "--rounds", "0"), 2, "Invalid value for '--rounds'"),
+    ):
+        run = edgeseg("benchmark", *arguments)
+        assert (run.code, said in run.err) == (code, True), run.err
+    edgeseg("sign", copied, "--key", signing_keys[0][0])
+    signed = edgeseg("benchmark", copied, "--record")
+    assert (signed.code, "its speed would undo that" in signed.err) == (2, True)
+    (copied / "model.onnx").write_bytes(b"")
+    damaged = edgeseg("benchmark", copied)
+    assert (damaged.code, "is damaged: model.onnx" in damaged.err) == (5, True)
