@@ -360,6 +360,11 @@ class Manifest:
         SHA-256 of each of the bundle's other files, by name: ``parity.json``, and what a runtime needs besides.
     speed
         How fast it is; None where that was not measured.
+    plan
+        Facts of the plan that TensorRT runs in place of the network file (its name, hash, runtime, version, GPUs,
+        largest batch); None where the network file itself is run.
+    verified_on_device
+        False until parity has passed where the plan runs; the network file was checked in its place till then.
     format
         Version of this list of fields.
     """
@@ -384,4 +389,6 @@ class Manifest:
     licence: str
     files: dict[str, str] = field(default_factory=dict)
     speed: Speed | None = None
+    plan: dict[str, Any] | None = None
+    verified_on_device: bool = True
     format: int = 2

@@ -10,6 +10,11 @@ from edgeseg.types import Manifest
 
 BACKENDS: dict[str, tuple[str, str]] = {
     "openvino": ("edgeseg.backends.openvino:OpenVinoEngine", "pip install openvino"),
+    "tensorrt": (
+        "edgeseg.backends.tensorrt:TensorRtEngine",
+        "take NVIDIA's TensorRT container or JetPack 6.1 or newer, and pip install 'edgeseg[tensorrt]'",
+    ),
+    "tensorrt-rtx": ("edgeseg.backends.tensorrt:TensorRtEngine", "pip install 'edgeseg[tensorrt-rtx]'"),
     "onnxruntime": ("edgeseg.backends.onnxruntime:OnnxRuntimeEngine", "pip install 'edgeseg[export]'"),
 }
 """Name of a backend: its class, and what to do when it is missing."""
@@ -22,7 +27,7 @@ def open_engine(
     device: str = "auto",
     threads: int | None = None,
 ) -> Engine:
-    """Compile a verified network file.
+    """Compile a verified network file, or load a verified plan.
 
     Parameters
     ----------
@@ -33,7 +38,7 @@ def open_engine(
     device
         ``auto``, ``cpu`` or the runtime's own name of a device; for onnxruntime also ``cuda`` and ``tensorrt``.
     threads
-        Threads of the CPU that the runtime takes; None leaves it to the runtime.
+        Threads of the CPU that the runtime takes; None leaves it to the runtime. TensorRT takes none.
 
     Raises
     ------

@@ -56,6 +56,7 @@ WHOLE = Manifest(
     files={"parity.json": "ef" * 32},
     speed=Speed(250.0, 8, 5.0, "OpenVINO 1", "a processor", 2),
 )
+OPTIONAL = ("files", "speed", "plan", "verified_on_device", "format")
 RAW: dict[str, Any] = json.loads(json.dumps(asdict(WHOLE)))
 
 
@@ -78,7 +79,7 @@ def test_what_was_written_is_read() -> None:
 
 
 def test_the_first_format_is_read_still() -> None:
-    old = {name: value for name, value in RAW.items() if name not in ("files", "speed")}
+    old = {name: value for name, value in RAW.items() if name not in OPTIONAL}
     old |= {"format": 1, "preprocessing": {"intensity": "volume", "size_px": 256}}
     found = _parse(old)
     assert (found.files, found.speed, found.preprocessing.version, found.format) == ({}, None, 1, 2)
@@ -154,7 +155,7 @@ def test_a_field_with_a_value_that_it_cannot_have(path: str, value: Any, expecte
     assert "edgeseg build-engine" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in RAW if name not in ("files", "speed", "format")])
+@pytest.mark.parametrize("name", [name for name in RAW if name not in OPTIONAL])
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(EngineError, match=rf"\({name} is missing\)"):
         _parse({key: value for key, value in RAW.items() if key != name})

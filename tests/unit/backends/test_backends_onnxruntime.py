@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseg import backends, bundle
+from edgeseg import backends, build, bundle
 from edgeseg.errors import EngineError, InputError
 from edgeseg.types import Manifest
 
@@ -107,7 +107,7 @@ def test_a_number_of_threads(manifest: Manifest, monkeypatch: pytest.MonkeyPatch
     assert double.options.intra_op_num_threads == 3
 
 
-@pytest.mark.parametrize("name", sorted(backends.BACKENDS))
+@pytest.mark.parametrize("name", build.RUNTIMES)
 def test_real_runtimes_take_a_number_of_threads(name: str, tiny_bundle: Path) -> None:
     slices = np.zeros((1, 3, 256, 256), np.uint8)
     with (
