@@ -161,7 +161,7 @@ def _speed(figures: Figures, report: Report) -> Speed:
 
 def _contender(folder: Path, backend: str | None, threads: int) -> Contender:
     def open_() -> backends.Engine:
-        return backends.open_engine(*bundle.read(folder), backend, threads=threads)
+        return backends.open_engine(*bundle.read(folder, backend=backend), backend, threads=threads)
 
     manifest, _ = bundle.read(folder)
     return Contender(manifest.name, manifest, open_, folder)

@@ -1,4 +1,4 @@
-"""An engine on disk: a folder with ``manifest.json``, one network file, ``parity.json``, and perhaps a signature.
+"""An engine on disk: ``manifest.json``, one network file, ``parity.json``, and perhaps a plan and a signature.
 
 Every file is verified against the manifest's hash before anything of it is parsed, and what was verified is what is
 handed on: the bytes, not the path. The signature, where one is asked for, is verified before the manifest is parsed.
@@ -74,8 +74,8 @@ def find(name_or_path: str) -> Path:
     raise InputError(f"no engine {name_or_path}: give a bundle's folder or the name of a shipped one ({names})")
 
 
-def read(folder: Path, public_key: Path | None = None) -> tuple[Manifest, bytes]:
-    """The manifest and the verified bytes of the network file; every other file of the manifest is verified too.
+def read(folder: Path, public_key: Path | None = None, backend: str | None = None) -> tuple[Manifest, bytes]:
+    """The manifest and the verified bytes that a backend runs: the network file's or the plan's. All are verified.
 
     Parameters
     ----------
@@ -83,6 +83,8 @@ def read(folder: Path, public_key: Path | None = None) -> tuple[Manifest, bytes]
         The bundle.
     public_key
         As in `read_manifest`.
+    backend
+        Which backend asks; None means the first of the manifest's runtimes.
 
     Raises
     ------
@@ -92,10 +94,10 @@ def read(folder: Path, public_key: Path | None = None) -> tuple[Manifest, bytes]
         When there is no such key.
     """
     manifest = read_manifest(folder, public_key)
-    content = read_file(folder, manifest, manifest.file)
-    for name in manifest.files:
-        read_file(folder, manifest, name)
-    return manifest, content
+    contents = {name: read_file(folder, manifest, name) for name in (manifest.file, *manifest.files)}
+    if manifest.plan is not None and (backend or manifest.runtimes[0]) == manifest.plan["runtime"]:
+        return manifest, contents[manifest.plan["file"]]
+    return manifest, contents[manifest.file]
 
 
 def read_manifest(folder: Path, public_key: Path | None = None) -> Manifest:
@@ -134,7 +136,7 @@ def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     if name not in hashes:
         raise EngineError(f"the manifest of the bundle {folder.name} has no hash of {name}: {REINSTALL}")
     content = _bytes(folder, name)
-    found = hashlib.sha256(content).hexdigest()
+    found = _sha256(content)
     if found != hashes[name]:
         raise EngineError(
             f"the bundle {folder.name} is damaged: {name} has the SHA-256 {found[:12]}..., its manifest says "
@@ -204,21 +206,23 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     content
         The network file.
     others
-        Further files, by name. ``parity.json`` is written from the manifest.
+        Further files, by name: the plan that the manifest names. ``parity.json`` is written from the manifest.
 
     Raises
     ------
     EngineError
-        When ``content`` is not what the manifest's hash says.
+        When ``content`` or the plan is not what the manifest's hash says.
     InputError
         When the folder cannot be written.
     """
-    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+    if _sha256(content) != manifest.sha256:
         raise EngineError("the manifest's hash is not that of the network file")
     others = dict(others or {})
+    if manifest.plan is not None and _sha256(others.get(manifest.plan["file"], b"")) != manifest.plan["sha256"]:
+        raise EngineError("the manifest's hash is not that of the plan")
     if manifest.parity is not None:
         others[PARITY] = _json(asdict(manifest.parity))
-    manifest = replace(manifest, files={name: hashlib.sha256(others[name]).hexdigest() for name in sorted(others)})
+    manifest = replace(manifest, files={name: _sha256(others[name]) for name in sorted(others)})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in (MANIFEST, PARITY, SIGNATURE):
@@ -259,6 +263,34 @@ def check_recordable(folder: Path) -> None:
         raise InputError(f"{folder.name} is signed, and its speed would undo that: leave out --record, or sign later")
 
 
+def confirm(folder: Path, manifest: Manifest) -> None:
+    """Write manifest and ``parity.json`` anew: the plan has passed parity where it runs.
+
+    Raises
+    ------
+    InputError
+        When the bundle is signed, which this would undo, or cannot be written.
+    """
+    check_confirmable(folder)
+    changed = {} if manifest.parity is None else {PARITY: _json(asdict(manifest.parity))}
+    hashes = {name: _sha256(file) for name, file in changed.items()}
+    try:
+        for name, file in changed.items():
+            _replace(folder / name, file)
+        _replace(folder / MANIFEST, _json(to_json(replace(manifest, files={**manifest.files, **hashes}))))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): check a copy of the bundle") from error
+
+
+def check_confirmable(folder: Path) -> None:
+    """Raise InputError for a bundle whose signature the note that its plan has passed would undo."""
+    if is_signed(folder):
+        raise InputError(
+            f"{folder.name} is signed, and the note that its plan has passed here would undo that: check a copy "
+            f"without {SIGNATURE}, and sign that"
+        )
+
+
 def to_json(manifest: Manifest) -> dict[str, Any]:
     """Plain values, as ``manifest.json`` holds them."""
     return asdict(manifest)
@@ -268,6 +300,10 @@ def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _json(content: dict[str, Any]) -> bytes:

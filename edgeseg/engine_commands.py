@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from edgeseg.build_commands import Json as _Json
 from edgeseg.console import Console
 
 if TYPE_CHECKING:
     from edgeseg.benchmark import Report
     from edgeseg.types import Manifest
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 _Bundles = Annotated[
     Optional[list[str]],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
     typer.Argument(metavar="BUNDLE", help="Bundles' folders or names; the shipped ones without them."),

@@ -22,6 +22,7 @@ REINSTALL = "install edgeseg again, or build the engine again with edgeseg build
 
 _PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"\d+(\.\w+)+", re.ASCII)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _T = TypeVar("_T")
 
@@ -144,6 +145,29 @@ def _rules(manifest: Manifest) -> list[tuple[str, object, bool, str]]:
         ("runtimes", list(manifest.runtimes), bool(manifest.runtimes), "at least one"),
         ("input", manifest.input, _takes(manifest.input, "uint8", 3, size), f"uint8 [batch, 3, {size}, {size}]"),
         ("output", manifest.output, _takes(manifest.output, "float32", 1, size), f"float32 [batch, 1, {size}, {size}]"),
+        *_plan_rules(manifest),
+    ]
+
+
+def _plan_rules(manifest: Manifest) -> list[tuple[str, object, bool, str]]:
+    """What a plan's loading and refusing look at."""
+    if manifest.plan is None:
+        return []
+    names = ("file", "sha256", "runtime", "version", "max_batch", "dla_core", "capabilities")
+    file, sha256, runtime, version, batch, core, capabilities = (manifest.plan.get(name) for name in names)
+    texts = isinstance(capabilities, list) and all(isinstance(one, str) for one in capabilities)
+    hashed = isinstance(file, str) and manifest.files.get(file) == sha256
+    numbered = isinstance(version, str) and bool(_VERSION.fullmatch(version))
+    flags = {f"plan.{name}": manifest.plan.get(name) for name in ("version_compatible", "hardware_compatible")}
+    return [
+        ("plan.file", file, isinstance(file, str) and file in manifest.files, "one of the files"),
+        ("plan.sha256", sha256, hashed, "the hash that files has of it"),
+        ("plan.runtime", runtime, runtime in manifest.runtimes, "one of the runtimes"),
+        ("plan.version", version, numbered, "a version"),
+        ("plan.max_batch", batch, type(batch) is int and batch > 0, "a whole number above 0"),
+        ("plan.dla_core", core, core is None or (type(core) is int and core >= 0), "a whole number or nothing"),
+        ("plan.capabilities", capabilities, texts, "a list of texts"),
+        *((place, value, type(value) is bool, _WORDS[bool]) for place, value in flags.items()),
     ]
 
 

@@ -63,9 +63,9 @@ def load(runtime: str) -> Any:
     product = PRODUCTS[runtime]
     try:
         module: Any = import_module(product.module)
-    except ImportError as error:
+        version = str(module.__version__)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a library beneath it is missing or broken
         raise BackendMissing(f"{product.title} is not installed ({error}): {product.remedy}") from error
-    version = str(getattr(module, "__version__", "unknown"))
     if not product.oldest <= _numbers(version) < product.beyond:
         oldest, beyond = (".".join(map(str, edge)) for edge in (product.oldest, product.beyond))
         raise BackendMissing(
