@@ -76,15 +76,19 @@ def to_fp16(content: bytes) -> bytes:
     BackendMissing
         When onnxruntime, whose converter this is, is not installed.
     EngineError
-        When a weight is beyond the range of FP16.
+        When this is no network, or a weight is beyond the range of FP16.
     """
     try:
         import onnx
+        from google.protobuf.message import DecodeError
         from onnx import version_converter
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
         raise BackendMissing(f"FP16 needs {error.name}: pip install 'edgeseg[export]'") from error
-    network = onnx.load_from_string(content)
+    try:
+        network = onnx.load_from_string(content)
+    except DecodeError as error:
+        raise EngineError("the file is no whole ONNX network: export it again") from error
     _check_range(network)
     opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
     quantised = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in network.graph.node)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,88 @@ def test_build_engine_and_parity(short_tiff: Path, edgeseg: Edgeseg, tmp_path: P
     run = edgeseg("infer", short_tiff, "--engine", tmp_path / "mine", "--format", "report", "--json")
     assert run.json["studies"][0]["engine"]["precision"] == "fp32"
     assert edgeseg("build-engine", "--fp32", "--fp16", "-o", tmp_path / "other").code == 2
+
+
+# --- plans
+
+
+RTX = ("build-engine", "--backend", "tensorrt-rtx")
+
+
+def test_build_a_plan_without_a_gpu(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="building needs the extras train and export")
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    arguments = ("--capability", "8.6", "--capability", "8.9", "--max-batch", "4", "--data", short_tiff.parent)
+    run = edgeseg(*RTX, *arguments, "-o", tmp_path / "rtx", "--json")
+    assert run.code == 0, run.err
+    assert run.json["passed"]
+    manifest = bundle.read(tmp_path / "rtx")[0]
+    assert manifest.plan is not None
+    assert (manifest.plan["capabilities"], manifest.plan["max_batch"]) == (["8.6", "8.9"], 4)
+    assert 5e6 < (tmp_path / "rtx" / "model.plan").stat().st_size < 20e6
+    if not manifest.verified_on_device:
+        assert "run edgeseg parity on the machine" in run.err
+        refused = edgeseg("infer", short_tiff, "--engine", tmp_path / "rtx")
+        assert (refused.code, "run edgeseg parity on this machine" in refused.err) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "found"),
+    [
+        (["--capability", "8.7"], 2, "no compute capability 8.7: give one of 7.5, 8.0, 8.6, 8.9"),
+        (["--dla", "0"], 2, "finds 0 DLA cores"),
+        (["--dla", "0", "--fp32"], 2, "DLA runs FP16 here, not FP32"),
+        (["--timing-cache", "x"], 2, "leave --timing-cache out"),
+        (["--hardware-compatible"], 2, "give --capability"),
+        (["--max-batch", "0"], 2, "max-batch"),
+        (["--version-compatible"], 5, "cannot compile the network"),
+    ],
+)
+def test_options_of_plans_that_do_not_fit(
+    arguments: list[str], code: int, found: str, short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, network: bytes
+) -> None:
+    assert network
+    run = edgeseg(*RTX, *arguments, "--data", short_tiff.parent, "-o", tmp_path / "rtx")
+    assert (run.code, found in run.err) == (code, True), run.err
+    assert not (tmp_path / "rtx").exists()
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The default network's file, which the exporter hands out without exporting."""
+    pytest.importorskip("torch", reason="building needs the extras train and export")
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    from edgeseg.export import graph
+
+    content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))[1]
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: content)
+    return content
+
+
+@pytest.mark.parametrize("precision", ["--fp32", "--fp16"])
+def test_a_truncated_network_becomes_no_plan(
+    precision: str, short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, network: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg.export import graph
+
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: network[: len(network) // 2])
+    run = edgeseg(*RTX, precision, "--data", short_tiff.parent, "-o", tmp_path / "rtx")
+    assert (run.code, "export it again" in run.err) == (5, True), run.err
+    assert not (tmp_path / "rtx").exists()
+
+
+@pytest.mark.parametrize("option", [["--max-batch", "4"], ["--capability", "8.9"], ["--dla", "1"]])
+def test_options_of_plans_are_for_tensorrt(option: list[str], edgeseg: Edgeseg, tmp_path: Path) -> None:
+    run = edgeseg("build-engine", *option, "-o", tmp_path / "b")
+    assert (run.code, f"{option[0]} is for --backend tensorrt" in run.err) == (2, True)
+
+
+def test_a_missing_tensorrt(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, network: bytes) -> None:
+    assert network
+    if util.find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    run = edgeseg("build-engine", "--backend", "tensorrt", "--data", short_tiff.parent, "-o", tmp_path / "b")
+    assert (run.code, "JetPack 6.1" in run.err) == (4, True)
 
 
 TINY_RUN = """

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeseg import build, bundle, model, parity, preprocess, segment
+from edgeseg import backends, build, bundle, model, parity, preprocess, segment
+from edgeseg.backends.onnxruntime import OnnxRuntimeEngine
 from edgeseg.errors import EngineError, InputError, ParityError
 from edgeseg.readers import lgg, slices
-from edgeseg.types import Preprocessing
+from edgeseg.types import Manifest, Preprocessing
 
 PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
 
@@ -203,3 +205,90 @@ def test_patients_without_a_folder_and_an_unknown_method_are_refused_at_once(
     with pytest.raises(InputError, match="no calibration method 'median'"):
         build.build_engine(tiny_weights, "int8", None, tmp_path / "engine", method="median")
     assert not (tmp_path / "engine").exists()
+
+
+# --- plans
+
+
+class _OnDevice(OnnxRuntimeEngine):
+    """Stands for a GPU that runs plans: it runs the network file of the plan's bundle."""
+
+    network = b""
+    plans: tuple[bytes, ...] = ()
+
+    def __init__(self, content: bytes, manifest: Manifest, device: str = "auto", threads: int | None = None) -> None:
+        _OnDevice.plans += (content,)
+        super().__init__(self.network, manifest, device, threads)
+
+
+@pytest.fixture
+def planned(exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path) -> Path:
+    """A bundle whose plan was built for 8.9 on a machine that cannot run it."""
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    from edgeseg.backends import cuda
+    from edgeseg.export.plan import PlanOptions
+
+    assert exported
+    with contextlib.suppress(EngineError, ImportError):
+        cuda.open_gpu().close()
+        pytest.skip("this machine has a GPU: its plans are judged where they run")
+    options = PlanOptions("tensorrt-rtx", "fp32", capabilities=("8.9",))
+    build.build_engine(tiny_weights, "fp32", lgg_folder, tmp_path / "rtx", patients=PATIENTS[:1], plan=options)
+    return tmp_path / "rtx"
+
+
+def test_a_plan_that_cannot_run_here_is_judged_by_its_network_file_and_not_served(planned: Path) -> None:
+    manifest, content = bundle.read(planned)
+    assert content == (planned / "model.plan").read_bytes()
+    assert bundle.read(planned, backend="onnxruntime")[1] == (planned / "model.onnx").read_bytes()
+    assert (manifest.name, manifest.precision, manifest.inference_precision) == ("tiny-fp32", "fp32", "f32")
+    assert manifest.runtimes == ("tensorrt-rtx", "onnxruntime")
+    assert manifest.plan is not None
+    assert (manifest.plan["file"], manifest.plan["capabilities"], manifest.plan["gpu"]) == ("model.plan", ["8.9"], None)
+    assert manifest.parity is not None
+    assert manifest.parity.passed, manifest.parity.failures
+    assert not manifest.verified_on_device
+    with pytest.raises(ParityError, match="run edgeseg parity on this machine"), segment.open_engine(str(planned)):
+        pass
+
+
+def test_parity_of_the_network_file_is_no_proof_for_the_plan_and_parity_of_the_plan_is(
+    planned: Path, tiny_weights: Path, lgg_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build.check_parity(planned, tiny_weights, lgg_folder, "onnxruntime", PATIENTS[:1]).passed
+    assert not bundle.read(planned)[0].verified_on_device
+    monkeypatch.setattr(_OnDevice, "network", (planned / "model.onnx").read_bytes())
+    monkeypatch.setattr(_OnDevice, "plans", ())
+    monkeypatch.setitem(backends.BACKENDS, "tensorrt-rtx", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    with monkeypatch.context() as strict:
+        strict.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 2.0, 2.0, 2.0, 1.0, 1.0))
+        assert not build.check_parity(planned, tiny_weights, lgg_folder, None, PATIENTS[:1]).passed
+    assert not bundle.read(planned)[0].verified_on_device
+    assert build.check_parity(planned, tiny_weights, lgg_folder, None, PATIENTS[:1]).passed
+    assert bundle.read(planned)[0].verified_on_device
+    assert set(_OnDevice.plans) == {(planned / "model.plan").read_bytes()}
+    with segment.open_engine(str(planned)) as opened:
+        assert opened.manifest.verified_on_device
+
+
+def test_a_plan_that_runs_here_is_judged_itself(
+    exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg.export import plan
+    from edgeseg.export.plan import Layers, Plan, PlanOptions
+
+    monkeypatch.setattr(_OnDevice, "network", exported)
+    monkeypatch.setattr(_OnDevice, "plans", ())
+    monkeypatch.setitem(backends.BACKENDS, "tensorrt", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    built = Plan(b"plan", "10.7.0", 0, Layers(9, 0), PlanOptions("tensorrt", "fp32"))
+    monkeypatch.setattr(plan, "build_plan", lambda *_: built)
+    monkeypatch.setattr(build, "_gpu", lambda: {"gpu": "Card", "gpu_capability": "8.9"})
+    manifest = build.build_engine(
+        tiny_weights, "fp32", lgg_folder, tmp_path / "b", patients=PATIENTS[:1], plan=built.options
+    )
+    assert _OnDevice.plans == (b"plan",)
+    assert manifest.verified_on_device
+    assert manifest.inference_precision == "f32"
+    assert manifest.plan is not None
+    assert (manifest.plan["gpu"], manifest.plan["layers"]) == ("Card", {"total": 9, "int8": 0})
+    assert bundle.read(tmp_path / "b") == (manifest, b"plan")

@@ -266,3 +266,95 @@ def test_a_folder_here_does_not_replace_a_shipped_engine(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert bundle.find(bundle.DEFAULT_ENGINE) == bundle.shipped_folder() / bundle.DEFAULT_ENGINE
     assert bundle.find(f"./{bundle.DEFAULT_ENGINE}").resolve() == impostor.resolve()
+
+
+# --- plans
+
+PLAN_BYTES = b"a plan"
+PLAN = {
+    "file": "model.plan",
+    "sha256": hashlib.sha256(PLAN_BYTES).hexdigest(),
+    "runtime": "tensorrt-rtx",
+    "version": "1.7.1",
+    "max_batch": 8,
+    "dla_core": None,
+    "capabilities": [],
+    "version_compatible": False,
+    "hardware_compatible": False,
+}
+PLANNED = replace(MANIFEST, runtimes=("tensorrt-rtx", "onnxruntime"), plan=PLAN, verified_on_device=False)
+
+
+def test_each_backend_gets_its_own_file(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    assert bundle.read(tmp_path) == (written, PLAN_BYTES)
+    assert bundle.read(tmp_path, backend="tensorrt-rtx")[1] == PLAN_BYTES
+    assert bundle.read(tmp_path, backend="onnxruntime")[1] == CONTENT
+
+
+@pytest.mark.parametrize("name", ["model.plan", "model.onnx"])
+@pytest.mark.parametrize("backend", ["tensorrt-rtx", "onnxruntime"])
+def test_a_changed_plan_or_network_is_refused_whatever_is_run(name: str, backend: str, tmp_path: Path) -> None:
+    bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"!")
+    with pytest.raises(EngineError, match=f"damaged: {name} has the SHA-256"):
+        bundle.read(tmp_path, backend=backend)
+    (tmp_path / name).unlink()
+    with pytest.raises(EngineError, match=f"no readable {name}"):
+        bundle.read(tmp_path, backend=backend)
+
+
+def test_a_plan_is_written_with_its_hash_or_not_at_all(tmp_path: Path) -> None:
+    for others in (None, {"model.plan": b"another"}):
+        with pytest.raises(EngineError, match="not that of the plan"):
+            bundle.write(tmp_path, PLANNED, CONTENT, others)
+    assert not list(tmp_path.iterdir())
+
+
+def test_manifests_from_before_plans_still_load(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, MANIFEST, CONTENT)
+    raw = json.loads((tmp_path / "manifest.json").read_text())
+    del raw["plan"], raw["verified_on_device"]
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    assert bundle.read(tmp_path) == (written, CONTENT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "../model.plan"},
+        {"file": 3},
+        {"max_batch": 0},
+        {"max_batch": "8"},
+        {"version_compatible": "no"},
+        {"capabilities": "8.9"},
+        {"runtime": "openvino"},
+        {"dla_core": "0"},
+    ],
+)
+def test_a_plan_with_facts_that_cannot_be_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    raw = json.loads((tmp_path / "manifest.json").read_text())
+    raw["plan"].update(change)
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(EngineError, match=r"no usable manifest|outside itself"):
+        bundle.read(tmp_path)
+
+
+def test_a_plan_is_confirmed(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    assert written.parity is not None
+    report = replace(written.parity, reference="where it runs")
+    bundle.confirm(tmp_path, replace(written, verified_on_device=True, parity=report))
+    found, _ = bundle.read(tmp_path)
+    assert (found.verified_on_device, found.parity) == (True, report)
+    assert json.loads((tmp_path / "parity.json").read_text())["reference"] == "where it runs"
+    assert found.files["parity.json"] != written.files["parity.json"]
+
+
+def test_a_signed_bundle_is_not_confirmed(tmp_path: Path, signing_keys: list[tuple[Path, Path]]) -> None:
+    written = bundle.write(tmp_path / "b", PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    bundle.sign(tmp_path / "b", signing_keys[0][0])
+    with pytest.raises(InputError, match=r"is signed, and the note that its plan has passed here would undo that"):
+        bundle.confirm(tmp_path / "b", replace(written, verified_on_device=True))
+    assert bundle.read(tmp_path / "b", signing_keys[0][1])[0] == written
