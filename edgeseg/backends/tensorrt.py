@@ -86,7 +86,8 @@ class TensorRtEngine(Engine):
 
     def _allocate(self) -> None:
         gpu, largest = self._gpu, int(self._facts["max_batch"])
-        self._sizes = [*(1 << power for power in range(largest.bit_length()) if 1 << power < largest), largest]
+        powers = [1 << power for power in range(largest.bit_length()) if 1 << power < largest]
+        self._sizes = [*(powers if self._facts["dla_core"] is None else ()), largest]  # DLA takes one size alone
         self._upload, self._compute, self._download = gpu.stream(), gpu.stream(), gpu.stream()
         self._scratch_size = int(self._plan.device_memory_size_v2)
         self._scratch = gpu.device_memory(max(1, self._scratch_size))  # one for all: a stream computes in turn

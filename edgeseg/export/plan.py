@@ -24,7 +24,7 @@ class PlanOptions:
     precision
         Of the network file; an ``int8`` file has to hold Q/DQ pairs and to become INT8 layers.
     max_batch
-        Largest number of slices at once; the plan takes 1 to this many.
+        Largest number of slices at once; the plan takes 1 to this many, on DLA just this many.
     workspace_mb
         Most memory that a layer may take beside its tensors, in MiB; None leaves it to TensorRT.
     dla_core
@@ -222,6 +222,8 @@ def _configure(module: Any, builder: Any, network: Any, options: PlanOptions) ->
     given = network.get_input(0)
     profile = builder.create_optimization_profile()
     batches = (1, (options.max_batch + 1) // 2, options.max_batch)
+    if options.dla_core is not None:
+        batches = (options.max_batch,) * 3  # DLA knows no free dimension
     profile.set_shape(given.name, *((batch, *tuple(given.shape)[1:]) for batch in batches))
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(

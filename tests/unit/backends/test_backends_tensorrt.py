@@ -107,6 +107,14 @@ def test_batches_are_padded_to_a_few_sizes_and_only_logits_of_slices_come_back(s
     assert (up, down) == ([6, 6, 4], [6, 6, 3])
 
 
+def test_dla_gets_batches_of_one_size(start: Start) -> None:
+    machine = start()
+    slices = _slices(8)
+    with _open(dla_core=0) as engine:
+        assert np.array_equal(engine.predict_logits(slices), slices[:, :1].astype(np.float32) - 100)
+    assert [context.shape[0] for context in machine.trt.contexts] == [6, 6]
+
+
 def test_each_batch_size_is_captured_once_for_each_buffer_and_replayed(start: Start) -> None:
     machine = start()
     with _open() as engine:

@@ -257,6 +257,7 @@ def test_dla(monkeypatch: pytest.MonkeyPatch) -> None:
         assert module.created == [0]
         assert module.config.flags == expected
         assert (module.config.default_device_type, module.config.DLA_core, module.runtime.DLA_core) == ("DLA", 1, 1)
+        assert module.profile.shapes == {"slices": ((8, 3, 8, 8),) * 3}
         assert module.parser_flags == ([] if flags is None else ["adjust"])
     with pytest.raises(InputError, match="finds 2 DLA cores on this machine, not core 2"):
         plan.build_plan(b"network", PlanOptions("tensorrt", dla_core=2))
