@@ -35,6 +35,9 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = _FATAL
         if threads is not None:
             options.intra_op_num_threads = threads
+        if (manifest.calibration or {}).get("spelling") == "signed":
+            # As TensorRT computes it: optimised at any level, biases are quantised, with scales that FP16 cannot hold.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         given = [(name, _OPTIONS.get(name, {})) for name in wanted if name in listed]
         try:
             self._session: Any = onnxruntime.InferenceSession(content, options, providers=given)

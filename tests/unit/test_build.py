@@ -157,18 +157,32 @@ def test_an_unknown_patient_leaves_no_bundle(
     assert not (tmp_path / "b").exists()
 
 
-def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
-    tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnx
-    from onnx import numpy_helper
-
+@pytest.fixture
+def asked(lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which shipped slices were read; they are a patient's of the small set, so that calibration is quick."""
     patient = lgg.index(lgg_folder)[4]
     given = preprocess.to_network(lgg.read_study(patient), Preprocessing("stored")).slices
     few = slices.Slices(tuple(p.stem for p in patient.images), (patient.name,) * len(given), given, None)
-    asked: list[str] = []
-    monkeypatch.setattr(slices, "read", lambda use, _: asked.append(use) or few)  # type: ignore[func-returns-value]
+    uses: list[str] = []
+    monkeypatch.setattr(slices, "read", lambda use, _: uses.append(use) or few)  # type: ignore[func-returns-value]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return uses
+
+
+def _points(content: bytes) -> set[tuple[str, int]]:
+    """Types and zero points of what a network file quantises."""
+    import onnx
+    from onnx import numpy_helper
+
+    network = onnx.load_from_string(content)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
+    points = [values[n.input[2]] for n in network.graph.node if n.op_type == "QuantizeLinear"]
+    return {(str(point.dtype), int(point)) for point in points}
+
+
+def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(parity.TOLERANCES, "int8", parity.Tolerance(0.0, 1.0, 1.0, 1.0, 0.0, 0.0))
     said: list[str] = []
     manifest = build.build_engine(
@@ -186,11 +200,8 @@ def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
     assert any(line.startswith("rung 1 fails parity") for line in said)
     assert read.parity is not None
     assert not read.parity.passed
-    network = onnx.load_from_string(content)
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
-    points = [values[n.input[2]] for n in network.graph.node if n.op_type == "QuantizeLinear"]
-    assert points
-    assert all(point.dtype == "uint8" and int(point) == 128 for point in points)
+    assert _points(content) == {("uint8", 128)}
+    assert read.calibration["spelling"] == "unsigned"
     with pytest.raises(ParityError), segment.open_engine(str(tmp_path / "int8")):
         pass
 
@@ -292,3 +303,78 @@ def test_a_plan_that_runs_here_is_judged_itself(
     assert manifest.plan is not None
     assert (manifest.plan["gpu"], manifest.plan["layers"]) == ("Card", {"total": 9, "int8": 0})
     assert bundle.read(tmp_path / "b") == (manifest, b"plan")
+
+
+LENIENT = parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, lost_px=1 << 16)
+
+
+def test_an_int8_plan_is_built_of_the_signed_spelling_with_the_rest_in_fp16(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    import onnx
+
+    from edgeseg.export.plan import PlanOptions
+
+    monkeypatch.setitem(parity.TOLERANCES, "int8", LENIENT)
+    options = PlanOptions("tensorrt-rtx", "int8", capabilities=("8.9",))
+    said: list[str] = []
+    written = build.build_engine(
+        tiny_weights, "int8", lgg_folder, tmp_path / "b", None, PATIENTS[:1], said.append, plan=options
+    )
+    assert asked == ["calibration"]
+    manifest, plan = bundle.read(tmp_path / "b")
+    assert manifest == written
+    assert set(manifest.files) == {"model.plan", "parity.json"}
+    assert manifest.plan is not None
+    assert manifest.plan["sha256"] == manifest.files["model.plan"]
+    assert manifest.calibration is not None
+    assert (manifest.precision, manifest.calibration["spelling"]) == ("int8", "signed")
+    content = bundle.read(tmp_path / "b", backend="onnxruntime")[1]
+    assert _points(content) == {("int8", 0)}
+    network = onnx.load_from_string(content).graph
+    kinds = [node.op_type for node in network.node]
+    assert manifest.plan["qdq_pairs"] == kinds.count("QuantizeLinear") > 20
+    assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in network.initializer}
+    assert len(plan) < 20_000_000
+    if not manifest.verified_on_device:
+        assert manifest.plan["layers"] is None or manifest.plan["gpu"] is None
+        assert any("ONNX Runtime judges the network file" in line for line in said)
+        with pytest.raises(ParityError, match="run edgeseg parity"), segment.open_engine(str(tmp_path / "b")):
+            pass
+
+
+def test_an_int8_plan_without_int8_layers_is_no_bundle(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    from edgeseg.export import plan
+
+    monkeypatch.setattr(plan, "_inspect", lambda *_: plan.Layers(31, 0))
+    options = plan.PlanOptions("tensorrt-rtx", "int8", capabilities=("8.9",))
+    with pytest.raises(EngineError, match="none of the plan's 31 layers is INT8"):
+        build.build_engine(tiny_weights, "int8", lgg_folder, tmp_path / "b", None, PATIENTS[:1], plan=options)
+    assert asked == ["calibration"]
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_verdict_of_an_int8_plan_is_its_own_where_it_runs(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg.export import plan
+
+    def build_plan(content: bytes, options: plan.PlanOptions) -> plan.Plan:
+        monkeypatch.setattr(_OnDevice, "network", content)
+        return plan.Plan(b"plan", "10.7.0", 40, plan.Layers(60, 33), options)
+
+    monkeypatch.setattr(_OnDevice, "plans", ())
+    monkeypatch.setitem(backends.BACKENDS, "tensorrt", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    monkeypatch.setattr(plan, "build_plan", build_plan)
+    monkeypatch.setattr(build, "_gpu", lambda: {"gpu": "Card", "gpu_capability": "8.7"})
+    monkeypatch.setitem(parity.TOLERANCES, "int8", LENIENT)
+    options = plan.PlanOptions("tensorrt", "int8")
+    manifest = build.build_engine(tiny_weights, "int8", lgg_folder, tmp_path / "b", None, PATIENTS[:1], plan=options)
+    assert (asked, _OnDevice.plans) == (["calibration"], (b"plan",))
+    assert manifest.verified_on_device
+    assert manifest.plan is not None
+    assert manifest.plan["layers"] == {"total": 60, "int8": 33}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ class Recorder:
     """Stands in for the package: records what a session is made with; ``broken`` providers fall back silently."""
 
     __version__ = "1.99"
+    GraphOptimizationLevel = SimpleNamespace(ORT_DISABLE_ALL="none")
 
     def __init__(self, listed: list[str], broken: tuple[str, ...] = ()) -> None:
         self.listed, self.broken = listed, broken
@@ -99,6 +101,15 @@ def test_a_provider_that_does_not_start(manifest: Manifest, monkeypatch: pytest.
 def test_an_unknown_device(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no device npu: give --device auto, cpu, cuda, tensorrt"):
         _open(manifest, Recorder([CPU]), monkeypatch, "npu")
+
+
+@pytest.mark.parametrize(("spelling", "level"), [("signed", {"graph_optimization_level": "none"}), ("unsigned", {})])
+def test_the_signed_spelling_of_int8_is_computed_as_written(
+    spelling: str, level: dict[str, str], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = Recorder([CPU])
+    _open(replace(manifest, precision="int8", calibration={"spelling": spelling}), double, monkeypatch, "cpu")
+    assert vars(double.options) == {"log_severity_level": 4, **level}
 
 
 def test_a_number_of_threads(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
