@@ -76,7 +76,7 @@ def build_engine(
     from edgeseg.export import calibration, graph
     from edgeseg.export import precision as rounding
 
-    _check_choice(data, patients)
+    check_choice(data, patients)
     calibration.check_method(method)
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
@@ -122,17 +122,17 @@ def _judged(
     """A network file, compiled where a plan is wanted, with its verdict."""
     if plan is None:
         return Built(gate(manifest, content, backend), content, {})
-    manifest, others, judged = _with_plan(manifest, content, plan, report)
-    return Built(replace(manifest, parity=gate(*judged).parity), content, others)
+    manifest, compiled = with_plan(manifest, content, plan, report)
+    if manifest.verified_on_device:
+        return Built(gate(manifest, compiled, plan.runtime), content, {PLAN: compiled})
+    report("the plan cannot run on this machine: ONNX Runtime judges the network file that it was made of")
+    return Built(gate(manifest, content, "onnxruntime"), content, {PLAN: compiled})
 
 
-def _with_plan(
+def with_plan(
     manifest: Manifest, content: bytes, options: PlanOptions, report: Callable[[str], None]
-) -> tuple[Manifest, dict[str, bytes], tuple[Manifest, bytes, str]]:
-    """The manifest with the plan's facts, the plan by its name, and what the gate judges.
-
-    That is the plan where it runs on this machine; elsewhere the network file that it was made of, by ONNX Runtime.
-    """
+) -> tuple[Manifest, bytes]:
+    """A network file's plan, and the manifest with its facts; ``verified_on_device`` is whether it can run here."""
     from edgeseg.export.plan import build_plan
 
     report(f"compiling a plan with {nvidia.PRODUCTS[options.runtime].title}")
@@ -143,13 +143,9 @@ def _with_plan(
         runtimes=(options.runtime, "onnxruntime"),
         inference_precision="f32" if options.precision == "fp32" else "f16",
         plan=facts,
+        verified_on_device=plan.layers is not None and facts["gpu"] is not None,
     )
-    others = {PLAN: plan.content}
-    if plan.layers is not None and facts["gpu"] is not None:
-        return manifest, others, (manifest, plan.content, options.runtime)
-    report("the plan cannot run on this machine: ONNX Runtime judges the network file that it was made of")
-    manifest = replace(manifest, verified_on_device=False)
-    return manifest, others, (manifest, content, "onnxruntime")
+    return manifest, plan.content
 
 
 def _gpu() -> dict[str, Any]:
@@ -185,7 +181,7 @@ def check_parity(
     """
     from edgeseg import model
 
-    _check_choice(data, patients)
+    check_choice(data, patients)
     manifest, content = bundle.read(folder, public_key, backend)
     proves = _proves(manifest, backend)
     if proves:
@@ -209,8 +205,8 @@ def _proves(manifest: Manifest, backend: str | None) -> bool:
     return runs_plan and not manifest.verified_on_device
 
 
-def _check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
-    """Patients are chosen among a folder's: the shipped parity slices are one set."""
+def check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
+    """Raise InputError for patients without a folder to choose them from: the shipped parity slices are one set."""
     if patients and data is None:
         raise InputError("--patients chooses among the patients of --data: give both, or neither")
 

@@ -13,6 +13,7 @@ from edgeseg.errors import InputError, ParityError
 if TYPE_CHECKING:
     from edgeseg.build import Precision
     from edgeseg.export.plan import PlanOptions
+    from edgeseg.types import Manifest
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Patients = Annotated[
@@ -28,7 +29,10 @@ Backend = Annotated[
 def build_engine(
     weights: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="weights.safetensors of a run; the default network's shipped weights without it."),
+        typer.Argument(
+            help="weights.safetensors of a run, or for TensorRT a bundle or its model.onnx; the default network's "
+            "shipped weights without it."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = ...,  # type: ignore[assignment]
     fp32: Annotated[bool, typer.Option("--fp32", help="Keep the weights in FP32.")] = False,
@@ -69,13 +73,15 @@ def build_engine(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Export a network to a bundle and check its masks against the PyTorch model's."""
-    from edgeseg import build, bundle
+    """Export a network to a bundle, or compile that of a bundle, and check its masks against the PyTorch model's."""
+    from edgeseg import build, bundle, recompile
 
     if fp32 + fp16 + int8 > 1:
         raise InputError("--fp32, --fp16 and --int8 exclude each other: give one")
     console = Console(as_json)
-    precision: build.Precision = "fp32" if fp32 else "int8" if int8 else "fp16"
+    wanted: build.Precision | None = "fp32" if fp32 else "int8" if int8 else "fp16" if fp16 else None
+    source = recompile.bundle_of(weights) if weights else None
+    precision = recompile.precision_of(source, wanted) if source else wanted or "fp16"
     given = {
         "max_batch": max_batch,
         "workspace_mb": workspace_mb,
@@ -85,17 +91,23 @@ def build_engine(
         "version_compatible": version_compatible,
         "hardware_compatible": hardware_compatible,
     }
-    manifest = build.build_engine(
-        weights or bundle.shipped_weights(),
-        precision,
-        data,
-        output,
-        backend,
-        names(patients),
-        console.say,
-        method,
-        _plan_options(backend, precision, given),
-    )
+    plan, chosen, say = _plan_options(backend, precision, given), names(patients), console.say
+    if source is None:
+        trained = weights or bundle.shipped_weights()
+        manifest = build.build_engine(trained, precision, data, output, backend, chosen, say, method, plan)
+    elif plan is None:
+        raise InputError(f"{weights} is a bundle, which other runtimes take as it is: give --backend tensorrt")
+    else:
+        manifest = recompile.recompile(source, plan, data, output, chosen, say)
+    _print_built(console, manifest)
+
+
+def _print_built(console: Console, manifest: Manifest) -> None:
+    """The verdict, and that a plan has not run; why there is no verdict has been said."""
+    if manifest.parity is None:
+        if console.as_json:
+            console.result({"name": manifest.name, "parity": None})
+        return
     print_parity(console, manifest.name, manifest.parity)
     if not manifest.verified_on_device:
         console.warn("the plan has not run yet: run edgeseg parity on the machine that it is for before edgeseg infer")

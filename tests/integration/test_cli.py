@@ -374,6 +374,37 @@ def test_a_missing_tensorrt(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, 
     assert (run.code, "JetPack 6.1" in run.err) == (4, True)
 
 
+def test_a_plan_of_a_shipped_network_file_without_torch(
+    edgeseg: Edgeseg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    source = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
+    run = edgeseg("build-engine", source, "--backend", "tensorrt-rtx", "-o", tmp_path / "rtx", "--json")
+    assert (run.code, run.json) == (0, {"name": bundle.DEFAULT_ENGINE, "parity": None}), run.err
+    assert "was not compared with the PyTorch model, which is not installed here" in run.err
+    assert edgeseg("engines", tmp_path / "rtx").code == 0
+    shown = edgeseg("engines", tmp_path / "rtx", "--json").json["engines"][0]
+    assert (shown["parity"], shown["verified_on_device"], shown["runtimes"][0]) == (None, False, "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["missing/model.onnx", "--backend", "tensorrt"], "there is no network file"),
+        (["{shipped}"], "which other runtimes take as it is: give --backend tensorrt"),
+        (["{shipped}", "--int8", "--backend", "tensorrt"], "no plan in INT8 can be made"),
+        (["{alone}", "--backend", "tensorrt"], "has no manifest.json beside it"),
+    ],
+)
+def test_network_files_that_become_no_plan(arguments: list[str], found: str, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    shipped = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
+    alone = Path(shutil.copy(shipped, tmp_path / "model.onnx"))
+    run = edgeseg("build-engine", *(a.format(shipped=shipped, alone=alone) for a in arguments), "-o", tmp_path / "b")
+    assert (run.code, found in run.err) == (2, True), run.err
+    assert not (tmp_path / "b").exists()
+
+
 TINY_RUN = """
 architecture: {architecture: Linknet, backbone: tu-test_resnet, pretrained: false}
 environment: {mixed_precision_training: false, seed: 1}
