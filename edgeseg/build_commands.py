@@ -74,8 +74,10 @@ def build_engine(
     as_json: Json = False,
 ) -> None:
     """Export a network to a bundle, or compile that of a bundle, and check its masks against the PyTorch model's."""
-    from edgeseg import build, bundle, recompile
+    from edgeseg import backends, build, bundle, recompile
 
+    if backend not in (None, *backends.BACKENDS):
+        raise InputError(f"there is no backend {backend}: give {', '.join(backends.BACKENDS)}")
     if fp32 + fp16 + int8 > 1:
         raise InputError("--fp32, --fp16 and --int8 exclude each other: give one")
     console = Console(as_json)

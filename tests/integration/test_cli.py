@@ -395,6 +395,7 @@ def test_a_plan_of_a_shipped_network_file_without_torch(
         (["{shipped}"], "which other runtimes take as it is: give --backend tensorrt"),
         (["{shipped}", "--int8", "--backend", "tensorrt"], "no plan in INT8 can be made"),
         (["{alone}", "--backend", "tensorrt"], "has no manifest.json beside it"),
+        (["--backend", "bogus"], "there is no backend bogus: give openvino, tensorrt, tensorrt-rtx, onnxruntime"),
     ],
 )
 def test_network_files_that_become_no_plan(arguments: list[str], found: str, edgeseg: Edgeseg, tmp_path: Path) -> None:
