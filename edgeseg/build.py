@@ -15,12 +15,15 @@ import numpy as np
 from edgeseg import __version__, backends, bundle, ladder, nvidia, parity, preprocess
 from edgeseg.backends import pytorch
 from edgeseg.errors import EngineError, InputError
-from edgeseg.ladder import Built
+from edgeseg.ladder import Built, Recipe
 from edgeseg.readers import lgg, slices
 from edgeseg.types import BoolArray, ByteArray, Manifest, ParityReport, Preprocessing
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgeseg.export.plan import PlanOptions
+    from edgeseg.export.quantised import Ranges, Spelling
 
 LICENCE = "CC-BY-NC-SA-4.0"
 Precision = Literal["fp32", "fp16", "int8"]
@@ -36,7 +39,7 @@ def build_engine(
     backend: str | None = None,
     patients: tuple[str, ...] = (),
     report: Callable[[str], None] = lambda _: None,
-    method: str = "min-max",
+    recipe: Recipe | None = None,
     plan: PlanOptions | None = None,
 ) -> Manifest:
     """Build a bundle and check it against the PyTorch model; it is written with the verdict, passed or not.
@@ -58,8 +61,8 @@ def build_engine(
         Names of patients below ``data``; none means all.
     report
         Called with a sentence at each step.
-    method
-        How INT8 ranges arise, one of `edgeseg.export.calibration.METHODS`.
+    recipe
+        How an INT8 network arises; None is `edgeseg.ladder.Recipe` as it stands.
     plan
         Compile the network file to a plan too, which is then what the bundle runs; ``backend`` is not looked at.
 
@@ -77,7 +80,8 @@ def build_engine(
     from edgeseg.export import precision as rounding
 
     check_choice(data, patients)
-    calibration.check_method(method)
+    recipe = recipe or Recipe()
+    calibration.check_method(recipe.method)
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
     report(f"exporting {facts['architecture']}/{facts['encoder']} to ONNX")
@@ -90,10 +94,32 @@ def build_engine(
         gate = partial(_gate, reference, data=data, patients=patients, report=report)
         judge = partial(_judged, gate=gate, backend=backend, plan=plan, report=report)
         if precision == "int8":
-            built = ladder.climb(manifest, content, method, "unsigned" if plan is None else "signed", judge, report)
+            spelling: Spelling = "unsigned" if plan is None else "signed"
+            tune = partial(_finetuned, runnable, report=report)
+            built = ladder.climb(manifest, content, recipe, spelling, judge, tune, report)
         else:
             built = judge(manifest, content)
     return bundle.write(folder, built.manifest, built.content, built.others)
+
+
+def _finetuned(
+    network: nn.Module,
+    content: bytes,
+    ranges: Ranges,
+    kept: tuple[str, ...],
+    given: ByteArray,
+    report: Callable[[str], None],
+) -> bytes:
+    """A network file in FP32 with weights that bear quantising better: `edgeseg.training.distil`."""
+    from edgeseg.export import quantised
+    from edgeseg.training import distil
+
+    chosen = set(quantised.convolutions(content)) - set(kept)
+    layers = {
+        one.module: distil.Layer(one.weight, one.bias, max(map(abs, ranges[one.input])) if name in chosen else None)
+        for name, one in quantised.weights(content).items()
+    }
+    return quantised.with_weights(content, distil.distil(network, layers, given, ladder.PASSES, report))
 
 
 def _gate(

@@ -13,6 +13,7 @@ from edgeseg.errors import InputError, ParityError
 if TYPE_CHECKING:
     from edgeseg.build import Precision
     from edgeseg.export.plan import PlanOptions
+    from edgeseg.ladder import Recipe
     from edgeseg.types import Manifest
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -41,7 +42,17 @@ def build_engine(
         typer.Option("--fp16", help="Store the weights in FP16, compute in FP32 (TensorRT: in FP16). [default]"),
     ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise the convolutions that the masks bear.")] = False,
-    method: Annotated[str, typer.Option(help="INT8 ranges: min-max, entropy or percentile.")] = "min-max",
+    method: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="INT8 ranges: min-max, entropy or percentile. [default: min-max]"),
+    ] = None,
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="INT8: folder of studies to calibrate on; the shipped calibration slices without it."),
+    ] = None,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="INT8: fine-tune the weights if the masks need it.")
+    ] = False,
     backend: Backend = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
@@ -94,14 +105,33 @@ def build_engine(
         "hardware_compatible": hardware_compatible,
     }
     plan, chosen, say = _plan_options(backend, precision, given), names(patients), console.say
+    recipe = _recipe(precision if source is None else None, method, calibration, finetune)
     if source is None:
         trained = weights or bundle.shipped_weights()
-        manifest = build.build_engine(trained, precision, data, output, backend, chosen, say, method, plan)
+        manifest = build.build_engine(trained, precision, data, output, backend, chosen, say, recipe, plan)
     elif plan is None:
         raise InputError(f"{weights} is a bundle, which other runtimes take as it is: give --backend tensorrt")
     else:
         manifest = recompile.recompile(source, plan, data, output, chosen, say)
     _print_built(console, manifest)
+
+
+def _recipe(precision: Precision | None, method: str | None, calibration: Path | None, finetune: bool) -> Recipe:
+    """How an INT8 network arises.
+
+    Raises
+    ------
+    InputError
+        When options of INT8 were given for another precision, or for a network that is quantised already.
+    """
+    from edgeseg.ladder import Recipe
+
+    given = [
+        name for name, value in (("method", method), ("calibration", calibration), ("finetune", finetune)) if value
+    ]
+    if given and precision != "int8":
+        raise InputError(f"--{given[0]} is for weights that become --int8: give that too, or leave it out")
+    return Recipe(method or "min-max", calibration, finetune)
 
 
 def _print_built(console: Console, manifest: Manifest) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 
 from edgeseg import metrics
 from edgeseg.errors import EngineError
-from edgeseg.export import quantised
+from edgeseg.export import precision, quantised
 from edgeseg.export.quantised import Ranges
 from edgeseg.types import ByteArray, FloatArray
 
-Run = Callable[[bytes, ByteArray], FloatArray]
-"""Logits float32 (slice, 1, H, W) of a network file on slices uint8 (slice, 3, H, W)."""
+Run = Callable[[bytes, ByteArray], tuple[FloatArray, float]]
+"""Logits float32 (slice, 1, H, W) of a network file on slices uint8 (slice, 3, H, W), and milliseconds a slice."""
 
 _LEAST_PX = 50
 _FOR_ORDER = 24
@@ -41,6 +41,10 @@ class Rung:
         Agreement with the FP32 network on calibration slices with more than 50 px in either mask.
     megabytes
         Size of the network file.
+    ms
+        Time a slice on the machine that builds, in milliseconds: to be held against the other rungs' alone.
+    finetuned
+        Whether the weights were fine-tuned first.
     """
 
     kept: tuple[str, ...]
@@ -48,6 +52,8 @@ class Rung:
     fifth_percentile: float
     worst: float
     megabytes: float
+    ms: float
+    finetuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,10 @@ class Trial:
 
     def rung(self, kept: tuple[str, ...]) -> Rung:
         """Quantise all but ``kept`` and measure the masks."""
-        logits, size = self._quantised(kept)
+        logits, ms, size = self._quantised(kept)
         ours, theirs = logits[:, 0] >= 0, self.expected[:, 0] >= 0
         ious = [metrics.iou(one, other) for one, other in zip(ours, theirs, strict=True)]
-        return Rung(kept, float(np.mean(ious)), float(np.percentile(ious, 5)), min(ious), size / 1e6)
+        return Rung(kept, float(np.mean(ious)), float(np.percentile(ious, 5)), min(ious), size / 1e6, ms)
 
     def order(self, say: Callable[[str], None]) -> list[str]:
         """Convolutions by the harm that quantising each alone does, worst first.
@@ -93,15 +99,21 @@ class Trial:
         names = quantised.convolutions(self.content)
         harm: dict[str, float] = {}
         for number, name in enumerate(names, 1):
-            logits, _ = few._quantised(tuple(other for other in names if other != name))
+            logits, *_ = few._quantised(tuple(other for other in names if other != name))
             harm[name] = float(np.mean((logits - few.expected)[near] ** 2))
             if number % 20 == 0 or number == len(names):
                 say(f"measured {number} of {len(names)} convolutions, each quantised alone")
         return sorted(names, key=lambda name: harm[name], reverse=True)
 
-    def _quantised(self, kept: tuple[str, ...]) -> tuple[FloatArray, int]:
-        file = quantised.spell(quantised.quantise(self.content, self.ranges, kept), "unsigned")
-        return self.run(file, self.slices), len(file)
+    def _quantised(self, kept: tuple[str, ...]) -> tuple[FloatArray, float, int]:
+        file = unsigned(self.content, self.ranges, kept)
+        return *self.run(file, self.slices), len(file)
+
+
+def unsigned(content: bytes, ranges: Ranges, kept: tuple[str, ...]) -> bytes:
+    """The INT8 network file for OpenVINO and ONNX Runtime: weights that are not quantised are stored in FP16."""
+    signed = quantised.quantise(content, ranges, kept)
+    return precision.to_fp16_initialisers(quantised.spell(signed, "unsigned"), least_axes=4)
 
 
 def trial(content: bytes, ranges: Ranges, slices: ByteArray, run: Run) -> Trial:
@@ -123,7 +135,7 @@ def trial(content: bytes, ranges: Ranges, slices: ByteArray, run: Run) -> Trial:
     EngineError
         When there is none.
     """
-    expected = run(content, slices)
+    expected, _ = run(content, slices)
     telling = (expected >= 0).sum(axis=(1, 2, 3)) > _LEAST_PX
     if not telling.any():
         raise EngineError("the network marks nothing in the calibration slices: give slices with an abnormality")

@@ -14,11 +14,13 @@ from PIL import Image
 
 from edgeseg import preprocess
 from edgeseg.errors import InputError
+from edgeseg.readers import discovery
 from edgeseg.types import CHANNELS, BoolArray, ByteArray, Preprocessing
 
 INDEX = "index.json"
 SLICES = "slices"
 FORMAT = 1
+CALIBRATION_SLICES = 128
 Use = Literal["calibration", "parity"]
 
 
@@ -79,6 +81,37 @@ def read(use: Use, preprocessing: Preprocessing, folder: Path | None = None) -> 
         np.stack([_input(folder, row, preprocessing) for row in rows]),
         drawn,
     )
+
+
+def of_studies(path: Path, preprocessing: Preprocessing, most: int = CALIBRATION_SLICES) -> Slices:
+    """Slices of one's own studies, evenly spread over each, as many of one as of another as far as they have them.
+
+    Parameters
+    ----------
+    path
+        A study, or a folder of studies: DICOM, TIFF or NIfTI.
+    preprocessing
+        What the network takes.
+    most
+        How many slices to take in all.
+
+    Raises
+    ------
+    StudyError
+        When there is no study, or one cannot be read: it is CT, or has no FLAIR.
+    """
+    studies = discovery.find_studies(path)
+    share = -(-most // len(studies))
+    names: list[str] = []
+    patients: list[str] = []
+    parts: list[ByteArray] = []
+    for files in studies[:most]:
+        given = preprocess.to_network(discovery.read_study(files), preprocessing).slices
+        spread = np.unique(np.linspace(0, len(given) - 1, min(share, len(given))).round().astype(int))
+        names += [f"{files.name}_{k + 1}" for k in spread]
+        patients += [files.name] * len(spread)
+        parts.append(given[spread])
+    return Slices(tuple(names[:most]), tuple(patients[:most]), np.concatenate(parts)[:most], None)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from edgeseg import backends, build, bundle, model, parity, preprocess, segment
 from edgeseg.backends.onnxruntime import OnnxRuntimeEngine
 from edgeseg.errors import EngineError, InputError, ParityError
+from edgeseg.ladder import Recipe
 from edgeseg.readers import lgg, slices
 from edgeseg.types import Manifest, Preprocessing
 
@@ -214,7 +215,7 @@ def test_patients_without_a_folder_and_an_unknown_method_are_refused_at_once(
     with pytest.raises(InputError, match="give both, or neither"):
         build.check_parity(tmp_path, tiny_weights, None, patients=PATIENTS)
     with pytest.raises(InputError, match="no calibration method 'median'"):
-        build.build_engine(tiny_weights, "int8", None, tmp_path / "engine", method="median")
+        build.build_engine(tiny_weights, "int8", None, tmp_path / "engine", recipe=Recipe("median"))
     assert not (tmp_path / "engine").exists()
 
 

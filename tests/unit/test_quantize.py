@@ -21,7 +21,7 @@ def _measure(needed: int, log: list[int]) -> Any:
         assert list(kept) == LAYERS[: len(kept)], "the most harmful ones are kept first"
         log.append(len(kept))
         good = len(kept) >= needed
-        return Rung(kept, 0.99 if good else 0.9, 0.97 if good else 0.8 + len(kept) / 1000, 0.5, 5.0)
+        return Rung(kept, 0.99 if good else 0.9, 0.97 if good else 0.8 + len(kept) / 1000, 0.5, 5.0, 9.0)
 
     return measure
 
@@ -53,14 +53,14 @@ def _trial(logits: Any, expected: FloatArray) -> Trial:
 
 def test_a_trial_is_made_of_the_slices_that_the_network_marks() -> None:
     slices = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
-    found = quantize.trial(b"", {}, slices, lambda *_: _logits(10, 5, 0, 20))
+    found = quantize.trial(b"", {}, slices, lambda *_: (_logits(10, 5, 0, 20), 1.0))
     assert found.slices.ravel().tolist() == [0, 3], "50 px in the second slice do not count"
     assert found.expected.shape == (2, 1, 64, 64)
 
 
 def test_a_network_that_marks_nothing_cannot_be_judged() -> None:
     with pytest.raises(EngineError, match="marks nothing"):
-        quantize.trial(b"", {}, np.zeros((2, 3, 8, 8), np.uint8), lambda *_: _logits(0, 5))
+        quantize.trial(b"", {}, np.zeros((2, 3, 8, 8), np.uint8), lambda *_: (_logits(0, 5), 1.0))
 
 
 def test_a_rung_measures_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,17 +76,16 @@ def test_a_rung_measures_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_convolutions_are_ordered_by_their_harm_near_the_edge(monkeypatch: pytest.MonkeyPatch, slices: int) -> None:
     harm = {"a": 0.9, "b": 0.2, "c": 0.6}
     monkeypatch.setattr(quantised, "convolutions", lambda _: tuple(harm))
-    monkeypatch.setattr(quantised, "quantise", lambda _, __, kept: next(iter(set(harm) - set(kept))).encode())
-    monkeypatch.setattr(quantised, "spell", lambda file, _: file)
+    monkeypatch.setattr(quantize, "unsigned", lambda _, __, kept: next(iter(set(harm) - set(kept))).encode())
     expected = np.full((slices, 1, 8, 8), -9, np.float32)
     expected[:, 0, 2:4] = 1
 
-    def run(file: bytes, given: Any) -> FloatArray:
+    def run(file: bytes, given: Any) -> tuple[FloatArray, float]:
         assert len(given) <= 24
         logits: FloatArray = expected[: len(given)].copy()
         logits[:, 0, 2:4] -= harm[file.decode()]
         logits[:, 0, 5:] += {"b": 5}.get(file.decode(), 0)  # far below zero: no mask turns on it
-        return logits
+        return logits, 1.0
 
     said: list[str] = []
     assert _trial(run, expected).order(said.append) == ["a", "c", "b"]
