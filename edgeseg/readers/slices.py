@@ -84,7 +84,7 @@ def read(use: Use, preprocessing: Preprocessing, folder: Path | None = None) -> 
 
 
 def of_studies(path: Path, preprocessing: Preprocessing, most: int = CALIBRATION_SLICES) -> Slices:
-    """Slices of one's own studies, evenly spread over each, as many of one as of another as far as they have them.
+    """Slices of one's own studies, evenly spread over each, as many of one study as of another.
 
     Parameters
     ----------
@@ -93,25 +93,25 @@ def of_studies(path: Path, preprocessing: Preprocessing, most: int = CALIBRATION
     preprocessing
         What the network takes.
     most
-        How many slices to take in all.
+        How many slices to take in all, at most.
 
     Raises
     ------
     StudyError
         When there is no study, or one cannot be read: it is CT, or has no FLAIR.
     """
-    studies = discovery.find_studies(path)
-    share = -(-most // len(studies))
+    studies = discovery.find_studies(path)[:most]
     names: list[str] = []
     patients: list[str] = []
     parts: list[ByteArray] = []
-    for files in studies[:most]:
+    for number, files in enumerate(studies):
+        share = most // len(studies) + (number < most % len(studies))
         given = preprocess.to_network(discovery.read_study(files), preprocessing).slices
         spread = np.unique(np.linspace(0, len(given) - 1, min(share, len(given))).round().astype(int))
         names += [f"{files.name}_{k + 1}" for k in spread]
         patients += [files.name] * len(spread)
         parts.append(given[spread])
-    return Slices(tuple(names[:most]), tuple(patients[:most]), np.concatenate(parts)[:most], None)
+    return Slices(tuple(names), tuple(patients), np.concatenate(parts), None)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

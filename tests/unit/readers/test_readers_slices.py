@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseg import preprocess
-from edgeseg.errors import InputError
+from edgeseg.errors import InputError, StudyError
 from edgeseg.readers import lgg, slices
 from edgeseg.types import Preprocessing
 
@@ -90,3 +90,28 @@ def test_an_index_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
         slices.read("parity", VOLUME, folder)
     with pytest.raises(InputError, match="no index of slices"):
         slices.read("parity", VOLUME, tmp_path / "nowhere")
+
+
+def test_ones_own_studies_give_slices_spread_over_each(lgg_folder: Path) -> None:
+    found = slices.of_studies(lgg_folder, VOLUME, most=10)
+    assert found.slices.shape == (len(found.names), 3, 256, 256)
+    assert 1 < len(found.names) <= 10
+    assert len(set(found.patients)) == min(10, len(lgg.index(lgg_folder)))
+    assert len(set(found.names)) == len(found.names)
+    assert found.drawn is None
+
+
+def test_a_single_study_gives_all_that_it_has(repository: Path) -> None:
+    patient = lgg.index(repository / "examples" / "tiff")[0]
+    found = slices.of_studies(repository / "examples" / "tiff", STORED)
+    np.testing.assert_array_equal(found.slices, preprocess.to_network(lgg.read_study(patient), STORED).slices)
+
+
+def test_a_folder_without_images_and_ct_are_refused(tmp_path: Path) -> None:
+    from pydicom.data import get_testdata_file
+
+    with pytest.raises(StudyError, match="is empty: give a folder"):
+        slices.of_studies(tmp_path, VOLUME)
+    shutil.copy(str(get_testdata_file("CT_small.dcm")), tmp_path / "one.dcm")
+    with pytest.raises(StudyError, match="only CT images found"):
+        slices.of_studies(tmp_path, VOLUME)
