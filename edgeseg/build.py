@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
@@ -12,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeseg import __version__, backends, bundle, parity, preprocess, quantize
+from edgeseg import __version__, backends, bundle, gate, quantize
 from edgeseg.backends import pytorch
-from edgeseg.errors import InputError
-from edgeseg.readers import lgg, slices
-from edgeseg.types import BoolArray, ByteArray, FloatArray, Manifest, ParityReport, Preprocessing
+from edgeseg.errors import BackendMissing, InputError
+from edgeseg.readers import slices
+from edgeseg.types import FloatArray, Manifest, ParityReport, Preprocessing
 
 LICENCE = "CC-BY-NC-SA-4.0"
 Precision = Literal["fp32", "fp16", "int8"]
@@ -45,7 +46,7 @@ def build_engine(
         ``fp32``, ``fp16`` (FP16 initialisers, FP32 arithmetic) or ``int8`` (convolutions in INT8, as many as the masks
         bear, on the shipped calibration slices).
     data
-        An LGG folder that parity is checked on; None takes the shipped parity slices.
+        What parity is checked on: an LGG folder, or any folder of studies; None takes the shipped parity slices.
     folder
         Where the bundle goes.
     backend
@@ -80,18 +81,21 @@ def build_engine(
     if precision == "fp16":
         content = rounding.to_fp16_initialisers(content)
     manifest = _manifest(content, facts, weights, precision, preprocessing)
+    verdicts: list[gate.Verdict] = []
     with pytorch.PyTorchEngine(runnable) as reference:
-        gate = partial(_gate, reference, backend=backend, data=data, patients=patients, report=report)
+        judge = partial(_gate, reference, verdicts, backend=backend, data=data, patients=patients, report=report)
         if precision == "int8":
-            manifest, content = _ladder(manifest, content, method, gate, report)
+            manifest, content = _ladder(manifest, content, method, judge, report)
         else:
-            manifest = gate(manifest, content)
+            manifest = judge(manifest, content)
     bundle.write(folder, manifest, content)
+    gate.save_picture(verdicts[-1], folder / gate.PICTURE)
     return manifest
 
 
 def _gate(
     reference: backends.Engine,
+    verdicts: list[gate.Verdict],
     manifest: Manifest,
     content: bytes,
     backend: str | None,
@@ -99,10 +103,11 @@ def _gate(
     patients: tuple[str, ...],
     report: Callable[[str], None],
 ) -> Manifest:
-    """The manifest with the verdict on its network file."""
+    """The manifest with the verdict on its network file, which is kept with its picture."""
     report("checking parity with the PyTorch model")
     with backends.open_engine(manifest, content, backend) as engine:
-        return replace(manifest, parity=_compare(reference, engine, manifest, data, patients))
+        verdicts.append(gate.judge(engine, manifest, reference, data, patients))
+    return replace(manifest, parity=verdicts[-1].report)
 
 
 def _ladder(
@@ -172,70 +177,78 @@ def _of(manifest: Manifest, content: bytes) -> Manifest:
 
 
 def check_parity(
-    folder: Path, weights: Path, data: Path | None, backend: str | None = None, patients: tuple[str, ...] = ()
+    folder: Path,
+    weights: Path | None,
+    data: Path | None,
+    backend: str | None = None,
+    patients: tuple[str, ...] = (),
+    picture: Path | None = None,
 ) -> ParityReport:
     """Compare an existing bundle with its PyTorch model on this machine.
 
+    Parameters
+    ----------
+    folder
+        The bundle.
+    weights
+        The model's; None takes the shipped ones of the bundle's network, and where they or PyTorch are missing the
+        model's recorded masks of the shipped parity slices.
+    data, backend, patients
+        As in `build_engine`.
+    picture
+        A PNG file for the slices that agree least.
+
     Raises
     ------
+    BackendMissing
+        When PyTorch is not installed, and recorded masks cannot stand in for it.
     InputError
-        When the weights are not those that the bundle was exported from.
+        When the weights are not those that the bundle was exported from, or nothing is known of them.
     EngineError
         When the bundle is damaged.
     """
+    _check_choice(data, patients)
+    gate.check_picture(picture)
+    manifest, content = bundle.read(folder)
+    with ExitStack() as stack:
+        model = _model(manifest, weights, data)
+        reference = stack.enter_context(model) if model else None
+        engine = stack.enter_context(backends.open_engine(manifest, content, backend))
+        verdict = gate.judge(engine, manifest, reference, data, patients)
+    if picture:
+        gate.save_picture(verdict, picture)
+    return verdict.report
+
+
+def _model(manifest: Manifest, weights: Path | None, data: Path | None) -> backends.Engine | None:
+    """The PyTorch model, or None where its recorded masks have to stand in for it."""
     from edgeseg import model
 
-    _check_choice(data, patients)
-    manifest, content = bundle.read(folder)
-    network, facts = model.load(weights)
-    if bundle.file_sha256(weights) != manifest.weights_sha256:
+    own, replaceable = weights or bundle.shipped_weights(manifest.network), weights is None and data is None
+    if replaceable and not own.is_file():
+        gate.check_recorded(manifest, "")
+        return None
+    try:
+        network, facts = model.load(own)
+    except BackendMissing as error:
+        if not replaceable:
+            raise BackendMissing(
+                f"{error}. Without it, parity is checked against recorded masks of the shipped parity slices: leave "
+                "out --reference and --data"
+            ) from error
+        gate.check_recorded(manifest, str(error))
+        return None
+    if bundle.file_sha256(own) != manifest.weights_sha256:
         raise InputError(
-            f"{weights} are not the weights that {manifest.name} was exported from: give those with --reference"
+            f"{own} are not the weights that {manifest.name} was exported from: give those with --reference"
         )
-    reference = pytorch.PyTorchEngine(model.runnable(network, facts))
-    with backends.open_engine(manifest, content, backend) as engine, reference:
-        return _compare(reference, engine, manifest, data, patients)
+    return pytorch.PyTorchEngine(model.runnable(network, facts))
 
 
 def _check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
     """Patients are chosen among a folder's: the shipped parity slices are one set."""
     if patients and data is None:
         raise InputError("--patients chooses among the patients of --data: give both, or neither")
-
-
-def _compare(
-    reference: backends.Engine,
-    engine: backends.Engine,
-    manifest: Manifest,
-    data: Path | None,
-    patients: tuple[str, ...],
-) -> ParityReport:
-    subjects = _shipped(manifest.preprocessing) if data is None else _of_folder(data, patients, manifest.preprocessing)
-    both = [
-        parity.PatientLogits(name, reference.predict_logits(given), engine.predict_logits(given), drawn, names)
-        for name, given, drawn, names in subjects
-    ]
-    name = f"{reference.runtime} {reference.inference_precision}, weights {manifest.weights_sha256[:12]}"
-    return parity.compare(both, manifest.threshold, parity.TOLERANCES[manifest.precision], name)
-
-
-Subject = tuple[str, ByteArray, BoolArray, tuple[str, ...]]
-"""A patient's name, network input, drawn masks and slices' names."""
-
-
-def _of_folder(data: Path, patients: tuple[str, ...], preprocessing: Preprocessing) -> Iterator[Subject]:
-    for patient in lgg.choose(lgg.index(data), patients):
-        given = preprocess.to_network(lgg.read_study(patient), preprocessing).slices
-        yield patient.name, given, lgg.read_masks(patient), tuple(path.stem for path in patient.images)
-
-
-def _shipped(preprocessing: Preprocessing) -> Iterator[Subject]:
-    found = slices.read("parity", preprocessing)
-    if found.drawn is None:
-        raise InputError("the shipped parity slices have no drawn masks: install edgeseg again")
-    for patient in dict.fromkeys(found.patients):
-        own = [k for k, name in enumerate(found.patients) if name == patient]
-        yield patient, found.slices[own], found.drawn[own], tuple(found.names[k] for k in own)
 
 
 def _intensity(value: str, weights: Path) -> Literal["volume", "stored"]:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgeseg import verdict
 from edgeseg.errors import EngineError, InputError
 from edgeseg.types import Agreement, Manifest, ParityReport, Part, Preprocessing
 
@@ -131,6 +132,8 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
         parity["failures"] = tuple(parity["failures"])
         for name in ("lost", "invented"):
             parity[name] = tuple(Part(**part) for part in parity.get(name, ()))
+        for name, kind in verdict.PARTS.items():
+            parity[name] = kind(**parity[name]) if parity.get(name) else None
         fields["parity"] = ParityReport(**parity)
     return Manifest(**fields)
 
