@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,19 @@ def measure(name: str) -> dict[str, Any]:
         hook.remove()
     with pytorch.PyTorchEngine(_halved(network, facts)) as engine:
         half = engine.predict_logits(given.slices)
-    report = parity.compare(
-        _patients(given, single, half), float(facts["threshold"]), parity.TOLERANCES["fp16"], f"PyTorch FP32, {name}"
-    )
+    both, threshold = _patients(given, single, half), float(facts["threshold"])
+    report = parity.compare(both, threshold, parity.TOLERANCES["fp16"], f"PyTorch FP32, {name}")
+    larger = parity.compare(both, threshold, replace(parity.TOLERANCES["fp16"], least_px=50), "").agreement
     largest = sorted(peaks, key=lambda where: -peaks[where])[:5]
     agreement = report.agreement
     return {
         "slices": report.slices,
         "torch": torch.__version__,
         "mean_agreement": agreement.mean,
+        "slices_marked": agreement.slices,
+        "mean_agreement_over_50_px": larger.mean,
+        "slices_over_50_px": larger.slices,
+        "mean_agreement_by_patient": report.by_patient and report.by_patient.mean,
         "fifth_percentile": agreement.fifth_percentile,
         "worst": [agreement.worst_slice, agreement.worst],
         "differing_pixels": report.differing_pixels,

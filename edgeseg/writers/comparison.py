@@ -76,9 +76,8 @@ def png(worst: Worst, engine: str, reference: str) -> bytes | None:
 
 def _sheet(found: list[_Slice], engine: str, reference: str) -> Image.Image:
     columns, lines = min(len(found), COLUMNS), -(-len(found) // COLUMNS)
-    title = (
-        "The slices on which the masks agree least" if len(found) > 1 else "The slice on which the masks agree least"
-    )
+    differ = any(one.iou < 1 for one in found)
+    title = "The slices on which the masks agree least" if differ else "The masks are the same in every slice"
     legend = ((OUTLINE, f"model: {reference}"), (SECOND_OUTLINE, f"engine: {engine}"))
     title_font, font = ImageFont.load_default(22), ImageFont.load_default(15)
     texts_px = max(title_font.getlength(title), *(36 + font.getlength(text) for _, text in legend))
@@ -89,7 +88,7 @@ def _sheet(found: list[_Slice], engine: str, reference: str) -> Image.Image:
     draw.text((_MARGIN_PX, 14), title, fill=_WHITE, font=title_font)
     for k, (colour, text) in enumerate(legend):
         middle = 54 + 20 * k
-        draw.line((_MARGIN_PX, middle, _MARGIN_PX + 26, middle), fill=colour, width=4 - 2 * k)
+        draw.line((_MARGIN_PX, middle, _MARGIN_PX + 26, middle), fill=colour, width=5 - 3 * k)
         draw.text((_MARGIN_PX + 36, middle), text, fill=_GREY, font=font, anchor="lm")
     for k, one in enumerate(found):
         place = _MARGIN_PX + k % COLUMNS * (_TILE_PX + _GAP_PX), _HEADER_PX + k // COLUMNS * step
