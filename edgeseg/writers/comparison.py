@@ -103,8 +103,8 @@ def _tile(one: _Slice) -> Image.Image:
     size = (_TILE_PX, _TILE_PX)
     limits = window(one.flair[None].astype(np.float32))
     tile = grey_picture(one.flair[part].astype(np.float32), limits, Plane(), size)
-    draw_outline(tile, one.model[part], Plane(), 3)
-    draw_outline(tile, one.engine[part], Plane(), 1, SECOND_OUTLINE)
+    draw_outline(tile, one.model[part], Plane(), 4)
+    draw_outline(tile, one.engine[part], Plane(), 2, SECOND_OUTLINE, shaded=False)
     return tile
 
 
