@@ -199,8 +199,8 @@ def _drawn(report: ParityReport) -> list[list[str]]:
             ["  Dice: model, engine", f"{found.dice_model:.4f}, {found.dice_engine:.4f}"],
             ["  IoU: model, engine", f"{found.iou_model:.4f}, {found.iou_engine:.4f}"],
             [
-                "slices without abnormality, marked by model, engine",
-                f"{found.marked_model}, {found.marked_engine} of {found.slices_without}",
+                f"  marked of {found.slices_without} slices with nothing drawn",
+                f"{found.marked_model}, {found.marked_engine}",
             ],
         ]
     return rows
