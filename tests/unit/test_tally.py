@@ -16,7 +16,7 @@ from edgeseg.verdict import Agreement, Overlap, PatientAgreement, VolumeDifferen
 LOOSE = parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
 
-def _near(value: float) -> Any:
+def _near(value: Any) -> Any:
     """About this, and to a type checker anything."""
     return pytest.approx(value)
 
