@@ -16,7 +16,7 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY engines engines
 COPY calibration calibration
 COPY edgeseg edgeseg
-RUN /opt/edgeseg/bin/pip install --no-cache-dir . "cuda-python>=13,<14"
+RUN /opt/edgeseg/bin/pip install --no-cache-dir ".[tensorrt]" "cuda-python>=13,<14"
 
 FROM nvcr.io/nvidia/tensorrt:26.07-py3 AS tensorrt
 LABEL org.opencontainers.image.title="edgeseg, TensorRT" \

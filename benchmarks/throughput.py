@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import edgeseg
-from edgeseg import model
+from edgeseg import machine, model
 from edgeseg.training import config as configuration
 from edgeseg.training import loop, precision
 from edgeseg.training.config import TrainConfig
@@ -173,7 +173,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     return {
-        "cpu": _cpu(),
+        "cpu": machine.cpu(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
@@ -182,14 +182,6 @@ def _machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "edgeseg": edgeseg.__version__,
     }
-
-
-def _cpu() -> str:
-    """The processor's name as Linux gives it, else the machine's kind."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,29 +1,31 @@
-"""Checkpoint -> network file -> precision -> parity -> bundle."""
+"""Checkpoint -> network file -> precision -> plan -> parity -> bundle."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgeseg import __version__, backends, bundle, gate, quantize
+from edgeseg import __version__, backends, bundle, gate, ladder, nvidia
 from edgeseg.backends import pytorch
-from edgeseg.errors import BackendMissing, InputError
-from edgeseg.readers import slices
-from edgeseg.types import FloatArray, Manifest, ParityReport, Preprocessing
+from edgeseg.errors import BackendMissing, EngineError, InputError
+from edgeseg.ladder import Built
+from edgeseg.types import Manifest, ParityReport, Preprocessing
+
+if TYPE_CHECKING:
+    from edgeseg.export.plan import PlanOptions
 
 LICENCE = "CC-BY-NC-SA-4.0"
 Precision = Literal["fp32", "fp16", "int8"]
 RUNTIMES = ("openvino", "onnxruntime")
-MARGIN = quantize.Wanted(0.988, 0.96)
-"""What the choice of layers aims at on the calibration slices: a little more than parity demands of unseen patients."""
+PLAN = "model.plan"
 
 
 def build_engine(
@@ -35,6 +37,7 @@ def build_engine(
     patients: tuple[str, ...] = (),
     report: Callable[[str], None] = lambda _: None,
     method: str = "min-max",
+    plan: PlanOptions | None = None,
 ) -> Manifest:
     """Build a bundle and check it against the PyTorch model; it is written with the verdict, passed or not.
 
@@ -43,8 +46,8 @@ def build_engine(
     weights
         ``weights.safetensors`` of a training run or a shipped network.
     precision
-        ``fp32``, ``fp16`` (FP16 initialisers, FP32 arithmetic) or ``int8`` (convolutions in INT8, as many as the masks
-        bear, on the shipped calibration slices).
+        ``fp32``, ``fp16`` (FP16 initialisers, FP32 arithmetic; for a plan, FP16 arithmetic) or ``int8`` (convolutions
+        in INT8, as many as the masks bear, on the shipped calibration slices; for a plan, the rest in FP16).
     data
         What parity is checked on: an LGG folder, or any folder of studies; None takes the shipped parity slices.
     folder
@@ -57,21 +60,23 @@ def build_engine(
         Called with a sentence at each step.
     method
         How INT8 ranges arise, one of `edgeseg.export.calibration.METHODS`.
+    plan
+        Compile the network file to a plan too, which is then what the bundle runs; ``backend`` is not looked at.
 
     Raises
     ------
     BackendMissing
-        When PyTorch or a package of the extra ``export`` is not installed.
+        When PyTorch, the plan's runtime or a package of the extra ``export`` is not installed.
     InputError
-        When weights, data or folder cannot be used.
+        When weights, data, folder or an option of the plan cannot be used.
     EngineError
-        When the network cannot be exported.
+        When the network cannot be exported or compiled.
     """
     from edgeseg import model
     from edgeseg.export import calibration, graph
     from edgeseg.export import precision as rounding
 
-    _check_choice(data, patients)
+    check_choice(data, patients)
     calibration.check_method(method)
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
@@ -79,21 +84,22 @@ def build_engine(
     runnable = model.runnable(network, facts)
     content = graph.to_onnx(runnable, preprocessing.size_px, folded=precision == "int8")
     if precision == "fp16":
-        content = rounding.to_fp16_initialisers(content)
+        content = rounding.to_fp16_initialisers(content) if plan is None else rounding.to_fp16(content)
     manifest = _manifest(content, facts, weights, precision, preprocessing)
     verdicts: list[gate.Verdict] = []
     with pytorch.PyTorchEngine(runnable) as reference:
-        judge = partial(_gate, reference, verdicts, backend=backend, data=data, patients=patients, report=report)
+        compare = partial(_compare, reference, verdicts, data=data, patients=patients, report=report)
+        judge = partial(_judged, compare=compare, backend=backend, plan=plan, report=report)
         if precision == "int8":
-            manifest, content = _ladder(manifest, content, method, judge, report)
+            built = ladder.climb(manifest, content, method, "unsigned" if plan is None else "signed", judge, report)
         else:
-            manifest = judge(manifest, content)
-    bundle.write(folder, manifest, content)
+            built = judge(manifest, content)
+    written = bundle.write(folder, built.manifest, built.content, built.others)
     gate.save_picture(verdicts[-1], folder / gate.PICTURE)
-    return manifest
+    return written
 
 
-def _gate(
+def _compare(
     reference: backends.Engine,
     verdicts: list[gate.Verdict],
     manifest: Manifest,
@@ -110,70 +116,53 @@ def _gate(
     return replace(manifest, parity=verdicts[-1].report)
 
 
-def _ladder(
+def _judged(
     manifest: Manifest,
     content: bytes,
-    method: str,
-    gate: Callable[[Manifest, bytes], Manifest],
+    compare: Callable[[Manifest, bytes, str | None], Manifest],
+    backend: str | None,
+    plan: PlanOptions | None,
     report: Callable[[str], None],
+) -> Built:
+    """A network file, compiled where a plan is wanted, with its verdict."""
+    if plan is None:
+        return Built(compare(manifest, content, backend), content, {})
+    manifest, compiled = with_plan(manifest, content, plan, report)
+    if manifest.verified_on_device:
+        return Built(compare(manifest, compiled, plan.runtime), content, {PLAN: compiled})
+    report("the plan cannot run on this machine: ONNX Runtime judges the network file that it was made of")
+    return Built(compare(manifest, content, "onnxruntime"), content, {PLAN: compiled})
+
+
+def with_plan(
+    manifest: Manifest, content: bytes, options: PlanOptions, report: Callable[[str], None]
 ) -> tuple[Manifest, bytes]:
-    """Quantise; while the gate fails take the next rung: all convolutions, then all but the fewest that the masks need.
+    """A network file's plan, and the manifest with its facts; ``verified_on_device`` is whether it can run here."""
+    from edgeseg.export.plan import build_plan
 
-    Ranges and the choice of layers read calibration slices alone; the gate reads parity slices.
-    """
-    from edgeseg.export import calibration
-
-    chosen = slices.read("calibration", manifest.preprocessing)
-    ranges = calibration.cached(content, chosen.slices, method, report)
-
-    def run(file: bytes, given: ByteArray) -> FloatArray:
-        with backends.open_engine(_of(manifest, file), file) as engine:
-            return engine.predict_logits(given)
-
-    trial = quantize.trial(content, ranges, chosen.slices, run)
-    rungs = [trial.rung(())]
-    report(_said(rungs[-1]))
-    built = _int8(manifest, content, ranges, rungs, method, chosen)
-    verdict = gate(*built)
-    if verdict.parity and not verdict.parity.passed:
-        report(f"rung 1 fails parity: {'; '.join(verdict.parity.failures)}")
-        for found in quantize.fewest_kept(trial.rung, trial.order(report), MARGIN):
-            report(_said(found))
-            rungs.append(found)
-        built = _int8(manifest, content, ranges, rungs, method, chosen)
-        verdict = gate(*built)
-    return verdict, built[1]
-
-
-def _said(rung: quantize.Rung) -> str:
-    return (
-        f"{len(rung.kept)} convolutions kept: agreement on calibration slices {rung.mean:.4f}, 5th percentile "
-        f"{rung.fifth_percentile:.3f}, worst {rung.worst:.3f}, {rung.megabytes:.1f} MB"
+    report(f"compiling a plan with {nvidia.PRODUCTS[options.runtime].title}")
+    plan = build_plan(content, options)
+    facts = {"file": PLAN, "sha256": hashlib.sha256(plan.content).hexdigest(), **plan.facts(), **_gpu()}
+    manifest = replace(
+        manifest,
+        runtimes=(options.runtime, "onnxruntime"),
+        inference_precision="f32" if options.precision == "fp32" else "f16",
+        plan=facts,
+        verified_on_device=plan.layers is not None and facts["gpu"] is not None,
     )
+    return manifest, plan.content
 
 
-def _int8(
-    manifest: Manifest, content: bytes, ranges: Any, rungs: list[quantize.Rung], method: str, chosen: slices.Slices
-) -> tuple[Manifest, bytes]:
-    """The bundle of the last rung: the unsigned spelling, what is not quantised stored in FP16."""
-    from edgeseg.export import precision as rounding
-    from edgeseg.export import quantised
+def _gpu() -> dict[str, Any]:
+    """Name and compute capability of this machine's first GPU; None where there is none."""
+    from edgeseg.backends import cuda
 
-    signed = quantised.quantise(content, ranges, rungs[-1].kept)
-    file = rounding.to_fp16_initialisers(quantised.spell(signed, "unsigned"), least_axes=4)
-    facts = {
-        "method": method,
-        "slices": len(chosen.names),
-        "patients": len(set(chosen.patients)),
-        "slices_sha256": chosen.digest(),
-        "kept": list(rungs[-1].kept),
-        "rungs": [{**asdict(one), "kept": len(one.kept)} for one in rungs],
-    }
-    return replace(_of(manifest, file), calibration=facts), file
-
-
-def _of(manifest: Manifest, content: bytes) -> Manifest:
-    return replace(manifest, sha256=hashlib.sha256(content).hexdigest())
+    try:
+        gpu = cuda.open_gpu()
+    except (ImportError, EngineError):
+        return {"gpu": None, "gpu_capability": None}
+    gpu.close()
+    return {"gpu": gpu.name, "gpu_capability": gpu.capability}
 
 
 def check_parity(
@@ -182,9 +171,12 @@ def check_parity(
     data: Path | None,
     backend: str | None = None,
     patients: tuple[str, ...] = (),
+    public_key: Path | None = None,
     picture: Path | None = None,
 ) -> ParityReport:
     """Compare an existing bundle with its PyTorch model on this machine.
+
+    A plan that passes where it runs is marked so in its manifest: from then on it is served.
 
     Parameters
     ----------
@@ -195,6 +187,8 @@ def check_parity(
         model's recorded masks of the shipped parity slices.
     data, backend, patients
         As in `build_engine`.
+    public_key
+        As in `edgeseg.bundle.read`.
     picture
         A PNG file for the slices that agree least.
 
@@ -203,13 +197,17 @@ def check_parity(
     BackendMissing
         When PyTorch is not installed, and recorded masks cannot stand in for it.
     InputError
-        When the weights are not those that the bundle was exported from, or nothing is known of them.
+        When the weights are not those that the bundle was exported from, nothing is known of them, or a signed bundle's
+        plan would be marked.
     EngineError
-        When the bundle is damaged.
+        When the bundle is damaged, or not signed by the key that is given.
     """
-    _check_choice(data, patients)
+    check_choice(data, patients)
     gate.check_picture(picture)
-    manifest, content = bundle.read(folder)
+    manifest, content = bundle.read(folder, public_key, backend)
+    proves = _proves(manifest, backend)
+    if proves:
+        bundle.check_confirmable(folder)
     with ExitStack() as stack:
         model = _model(manifest, weights, data)
         reference = stack.enter_context(model) if model else None
@@ -217,6 +215,8 @@ def check_parity(
         verdict = gate.judge(engine, manifest, reference, data, patients)
     if picture:
         gate.save_picture(verdict, picture)
+    if proves and verdict.report.passed:
+        bundle.confirm(folder, replace(manifest, verified_on_device=True, parity=verdict.report))
     return verdict.report
 
 
@@ -245,8 +245,14 @@ def _model(manifest: Manifest, weights: Path | None, data: Path | None) -> backe
     return pytorch.PyTorchEngine(model.runnable(network, facts))
 
 
-def _check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
-    """Patients are chosen among a folder's: the shipped parity slices are one set."""
+def _proves(manifest: Manifest, backend: str | None) -> bool:
+    """Whether a plan is about to be checked where it runs: what ONNX Runtime says of the file is no proof."""
+    runs_plan = manifest.plan is not None and (backend or manifest.runtimes[0]) == manifest.plan["runtime"]
+    return runs_plan and not manifest.verified_on_device
+
+
+def check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
+    """Raise InputError for patients without a folder to choose them from: the shipped parity slices are one set."""
     if patients and data is None:
         raise InputError("--patients chooses among the patients of --data: give both, or neither")
 

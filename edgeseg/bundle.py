@@ -1,24 +1,26 @@
-"""An engine on disk: a folder with ``manifest.json``, one network file, and ``parity.json``.
+"""An engine on disk: ``manifest.json``, one network file, ``parity.json``, and perhaps a plan and a signature.
 
-A network file is verified against the manifest's hash before anything of it is parsed, and what was verified is what
-is handed on: the bytes, not the path.
+Every file is verified against the manifest's hash before anything of it is parsed, and what was verified is what is
+handed on: the bytes, not the path. The signature, where one is asked for, is verified before the manifest is parsed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from edgeseg import verdict
+from edgeseg import signing
 from edgeseg.errors import EngineError, InputError
-from edgeseg.types import Agreement, Manifest, ParityReport, Part, Preprocessing
+from edgeseg.manifest import REINSTALL, parse
+from edgeseg.types import Manifest, Speed
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 PARITY = "parity.json"
-FORMAT = 1
 DEFAULT_NETWORK = "lgg-unet-efficientnet-lite0"
 DEFAULT_ENGINE = f"{DEFAULT_NETWORK}-fp16"
 
@@ -72,115 +74,221 @@ def find(name_or_path: str) -> Path:
     raise InputError(f"no engine {name_or_path}: give a bundle's folder or the name of a shipped one ({names})")
 
 
-def read(folder: Path) -> tuple[Manifest, bytes]:
-    """The manifest and the verified bytes of the network file.
+def read(folder: Path, public_key: Path | None = None, backend: str | None = None) -> tuple[Manifest, bytes]:
+    """The manifest and the verified bytes that a backend runs: the network file's or the plan's. All are verified.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    public_key
+        As in `read_manifest`.
+    backend
+        Which backend asks; None means the first of the manifest's runtimes.
 
     Raises
     ------
     EngineError
-        When something is missing, of another format, or its hash is not the manifest's.
+        When something is missing, of another format, not signed, or its hash is not the manifest's.
+    InputError
+        When there is no such key.
     """
-    manifest = read_manifest(folder)
-    path = folder / manifest.file
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"the bundle {folder.name} has no readable {manifest.file}: {_REINSTALL}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != manifest.sha256:
+    manifest = read_manifest(folder, public_key)
+    contents = {name: read_file(folder, manifest, name) for name in (manifest.file, *manifest.files)}
+    if manifest.plan is not None and (backend or manifest.runtimes[0]) == manifest.plan["runtime"]:
+        return manifest, contents[manifest.plan["file"]]
+    return manifest, contents[manifest.file]
+
+
+def read_manifest(folder: Path, public_key: Path | None = None) -> Manifest:
+    """The manifest alone; no other file but its signature is looked at.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    public_key
+        PEM file of the Ed25519 key whose signature the bundle has to have: it is checked before a byte is parsed. None
+        asks for no signature.
+
+    Raises
+    ------
+    EngineError
+        When it is missing, not signed by this key, or not what `edgeseg.manifest.parse` takes.
+    InputError
+        When there is no such key.
+    """
+    content = _bytes(folder, MANIFEST)
+    if public_key is not None:
+        _check_signature(folder, content, public_key)
+    return parse(content, folder.name)
+
+
+def read_file(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """The verified bytes of one of the bundle's files.
+
+    Raises
+    ------
+    EngineError
+        When the manifest has no such file, or its hash is another.
+    """
+    hashes = {manifest.file: manifest.sha256, **manifest.files}
+    if name not in hashes:
+        raise EngineError(f"the manifest of the bundle {folder.name} has no hash of {name}: {REINSTALL}")
+    content = _bytes(folder, name)
+    found = _sha256(content)
+    if found != hashes[name]:
         raise EngineError(
-            f"the bundle {folder.name} is damaged: {manifest.file} has the SHA-256 {found[:12]}..., its manifest says "
-            f"{manifest.sha256[:12]}...: {_REINSTALL}"
+            f"the bundle {folder.name} is damaged: {name} has the SHA-256 {found[:12]}..., its manifest says "
+            f"{hashes[name][:12]}...: {REINSTALL}"
         )
-    return manifest, content
+    return content
 
 
-_REINSTALL = "install edgeseg again, or build the engine again with edgeseg build-engine"
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest alone; the network file is not looked at.
-
-    Raises
-    ------
-    EngineError
-        When it is missing, unreadable or of a format that this version does not know.
-    """
+def _bytes(folder: Path, name: str) -> bytes:
     try:
-        raw: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if raw.get("format") != FORMAT:
-            raise EngineError(
-                f"the bundle {folder.name} has the format {raw.get('format')}, this edgeseg reads {FORMAT}: "
-                "build the engine again with edgeseg build-engine"
-            )
-        manifest = _from_json(raw)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EngineError(f"the bundle {folder.name} has no usable {MANIFEST} ({error}): {_REINSTALL}") from error
-    if not isinstance(manifest.file, str) or Path(manifest.file).name != manifest.file:
-        raise EngineError(f"the bundle {folder.name} names a file outside itself ({manifest.file}): do not use it")
-    return manifest
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise EngineError(f"the bundle {folder.name} has no readable {name} ({error.strerror}): {REINSTALL}") from error
 
 
-def _from_json(raw: dict[str, Any]) -> Manifest:
-    fields = dict(raw)
-    fields["runtimes"] = tuple(fields["runtimes"])
-    fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
-    _check_values(fields)
-    if fields["parity"] is not None:
-        parity = dict(fields["parity"])
-        parity["agreement"] = Agreement(**parity["agreement"])
-        parity["failures"] = tuple(parity["failures"])
-        for name in ("lost", "invented"):
-            parity[name] = tuple(Part(**part) for part in parity.get(name, ()))
-        for name, kind in verdict.PARTS.items():
-            parity[name] = kind(**parity[name]) if parity.get(name) else None
-        fields["parity"] = ParityReport(**parity)
-    return Manifest(**fields)
+def is_signed(folder: Path) -> bool:
+    """Whether the bundle has a signature; whose, `read` with a key tells."""
+    return (folder / SIGNATURE).is_file()
 
 
-def _check_values(fields: dict[str, Any]) -> None:
-    """Raise ValueError for a value that no engine can have: a changed byte here changes masks."""
-    preprocessing: Preprocessing = fields["preprocessing"]
-    size = preprocessing.size_px
-    threshold = fields["threshold"]
-    wanted = {
-        "precision": fields["precision"] in ("fp32", "fp16", "int8"),
-        "inference_precision": fields["inference_precision"] in ("f32", "f16", "bf16"),
-        "threshold": isinstance(threshold, float) and 0 < threshold < 1,
-        "preprocessing.intensity": preprocessing.intensity in ("volume", "stored"),
-        "preprocessing.size_px": isinstance(size, int) and list(fields["input"]["shape"][1:]) == [3, size, size],
-        "output": list(fields["output"]["shape"][1:]) == [1, size, size],
-        "runtimes": bool(fields["runtimes"]),
-    }
-    wrong = [name for name, well in wanted.items() if not well]
-    if wrong:
-        raise ValueError(f"{wrong[0]} has a value that no engine can have")
+def _check_signature(folder: Path, content: bytes, public_key: Path) -> None:
+    signature = _bytes(folder, SIGNATURE) if is_signed(folder) else None
+    if signature is None or not signing.is_signed(content, signature, public_key):
+        found = "is not signed" if signature is None else f"is not signed by {public_key}, or was changed since"
+        raise EngineError(
+            f"the bundle {folder.name} {found}: get it from its maker again, or sign it with edgeseg sign"
+        )
 
 
-def write(folder: Path, manifest: Manifest, content: bytes) -> None:
-    """Write a bundle; the manifest comes last, so a folder with a manifest is whole.
+def sign(folder: Path, private_key: Path) -> Path:
+    """Sign a whole bundle: its manifest, which holds the hash of every file. Returns the signature's path.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    private_key
+        As in `edgeseg.signing.sign`.
 
     Raises
     ------
     EngineError
-        When ``content`` is not what the manifest's hash says.
+        When the bundle is damaged.
+    InputError
+        When there is no such key, or the signature cannot be written.
+    BackendMissing
+        When the extra ``signing`` is not installed.
+    """
+    read(folder)
+    signature = signing.sign(_bytes(folder, MANIFEST), private_key)
+    try:
+        _replace(folder / SIGNATURE, signature)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): sign a copy of the bundle") from error
+    return folder / SIGNATURE
+
+
+def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str, bytes] | None = None) -> Manifest:
+    """Write a bundle; the manifest comes last, so a folder with a manifest is whole. Returns the manifest as written.
+
+    Parameters
+    ----------
+    folder
+        Where it goes; an earlier bundle's manifest, parity and signature are dropped.
+    manifest
+        Its ``files`` are filled in here.
+    content
+        The network file.
+    others
+        Further files, by name: the plan that the manifest names. ``parity.json`` is written from the manifest.
+
+    Raises
+    ------
+    EngineError
+        When ``content`` or the plan is not what the manifest's hash says.
     InputError
         When the folder cannot be written.
     """
-    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+    if _sha256(content) != manifest.sha256:
         raise EngineError("the manifest's hash is not that of the network file")
+    others = dict(others or {})
+    if manifest.plan is not None and _sha256(others.get(manifest.plan["file"], b"")) != manifest.plan["sha256"]:
+        raise EngineError("the manifest's hash is not that of the plan")
+    if manifest.parity is not None:
+        others[PARITY] = _json(asdict(manifest.parity))
+    manifest = replace(manifest, files={name: _sha256(others[name]) for name in sorted(others)})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for earlier in (MANIFEST, PARITY):
+        for earlier in (MANIFEST, PARITY, SIGNATURE):
             (folder / earlier).unlink(missing_ok=True)
-        _replace(folder / manifest.file, content)
-        if manifest.parity is not None:
-            _replace(folder / PARITY, _json(asdict(manifest.parity)))
+        for name, file in {manifest.file: content, **others}.items():
+            _replace(folder / name, file)
         _replace(folder / MANIFEST, _json(to_json(manifest)))
     except OSError as error:
         raise InputError(
             f"cannot write the bundle to {folder} ({error.strerror}): give another folder with -o"
         ) from error
+    return manifest
+
+
+def record_speed(folder: Path, speed: Speed) -> None:
+    """Write into the manifest how fast the engine is.
+
+    Raises
+    ------
+    EngineError
+        When the bundle is damaged.
+    InputError
+        When it is signed, which this would undo, or cannot be written.
+    """
+    check_recordable(folder)
+    manifest, _ = read(folder)
+    try:
+        _replace(folder / MANIFEST, _json(to_json(replace(manifest, speed=speed))))
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder} ({error.strerror}): record the speed of a copy of the bundle"
+        ) from error
+
+
+def check_recordable(folder: Path) -> None:
+    """Raise InputError for a bundle whose signature a recorded speed would undo."""
+    if is_signed(folder):
+        raise InputError(f"{folder.name} is signed, and its speed would undo that: leave out --record, or sign later")
+
+
+def confirm(folder: Path, manifest: Manifest) -> None:
+    """Write manifest and ``parity.json`` anew: the plan has passed parity where it runs.
+
+    Raises
+    ------
+    InputError
+        When the bundle is signed, which this would undo, or cannot be written.
+    """
+    check_confirmable(folder)
+    changed = {} if manifest.parity is None else {PARITY: _json(asdict(manifest.parity))}
+    hashes = {name: _sha256(file) for name, file in changed.items()}
+    try:
+        for name, file in changed.items():
+            _replace(folder / name, file)
+        _replace(folder / MANIFEST, _json(to_json(replace(manifest, files={**manifest.files, **hashes}))))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): check a copy of the bundle") from error
+
+
+def check_confirmable(folder: Path) -> None:
+    """Raise InputError for a bundle whose signature the note that its plan has passed would undo."""
+    if is_signed(folder):
+        raise InputError(
+            f"{folder.name} is signed, and the note that its plan has passed here would undo that: check a copy "
+            f"without {SIGNATURE}, and sign that"
+        )
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -192,6 +300,10 @@ def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _json(content: dict[str, Any]) -> bytes:

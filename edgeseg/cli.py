@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from edgeseg import __version__
+from edgeseg import __version__, engine_commands
+from edgeseg.build_commands import Backend as _Backend
+from edgeseg.build_commands import Json as _Json
+from edgeseg.build_commands import Patients as _Patients
+from edgeseg.build_commands import build_engine
+from edgeseg.build_commands import names as _names
+from edgeseg.build_commands import print_parity as _print_parity
 from edgeseg.console import NOTICE, Console
-from edgeseg.errors import EdgesegError, InputError, OutputError, ParityError, PartialFailure
+from edgeseg.engine_commands import RequireSignature
+from edgeseg.errors import EdgesegError, InputError, OutputError, PartialFailure
 
 if TYPE_CHECKING:
     from edgeseg.batch import Outcome
@@ -25,14 +32,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 _Data = Annotated[Path, typer.Option("--data", help="Folder of the LGG set: kaggle_3m/<patient>/... inside.")]
-_Patients = Annotated[
-    Optional[Path],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
-    typer.Option("--patients", help="Text file with one patient a line; all patients without it."),
+_Need = Annotated[
+    list[str],
+    typer.Option(
+        help="Fail without it: TensorRT, or another row of the table.", default_factory=list, show_default=False
+    ),
 ]
-_Backend = Annotated[Optional[str], typer.Option("--backend", help="openvino or onnxruntime.")]  # noqa: UP045
-_Need = Annotated[list[str], typer.Option(help="Fail without it: TensorRT.", default_factory=list, show_default=False)]
 
 
 def main() -> None:
@@ -74,6 +80,7 @@ def infer(
     backend: _Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
+    public_key: RequireSignature = None,
     as_json: _Json = False,
 ) -> None:
     """Segment a study, or a folder of studies."""
@@ -84,7 +91,8 @@ def infer(
     segment.check_output(study, [found.root for found in studies], [found.name for found in studies], output)
     console.say(NOTICE)
     chosen = tuple(formats) if formats else None
-    with segment.open_engine(engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified) as opened:
+    name = engine or bundle.DEFAULT_ENGINE
+    with segment.open_engine(name, backend, device, allow_unverified, public_key) as opened:
         reports: list[dict[str, Any]] = []
         failed: list[Outcome] = []
         with console.steps(study.name) as say:
@@ -247,35 +255,7 @@ def prepare(
         console.say(f"{prepared.table}: {prepared.slices} slices, {prepared.abnormal} of them with an abnormality")
 
 
-@app.command("build-engine")
-def build_engine(
-    weights: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(help="weights.safetensors of a run; the default network's shipped weights without it."),
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = ...,  # type: ignore[assignment]
-    fp32: Annotated[bool, typer.Option("--fp32", help="Keep the weights in FP32.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights in FP16, compute in FP32. [default]")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise the convolutions that the masks bear.")] = False,
-    method: Annotated[str, typer.Option(help="INT8 ranges: min-max, entropy or percentile.")] = "min-max",
-    backend: _Backend = None,
-    data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="LGG folder that parity is checked on; the shipped parity slices without it."),
-    ] = None,
-    patients: _Patients = None,
-    as_json: _Json = False,
-) -> None:
-    """Export a network to a bundle and check its masks against the PyTorch model's."""
-    from edgeseg import build, bundle
-
-    if fp32 + fp16 + int8 > 1:
-        raise InputError("--fp32, --fp16 and --int8 exclude each other: give one")
-    console = Console(as_json)
-    source, chosen = weights or bundle.shipped_weights(), _names(patients)
-    precision: build.Precision = "fp32" if fp32 else "int8" if int8 else "fp16"
-    manifest = build.build_engine(source, precision, data, output, backend, chosen, console.say, method)
-    _print_parity(console, manifest.name, manifest.parity)
+app.command("build-engine")(build_engine)
 
 
 @app.command()
@@ -298,25 +278,15 @@ def parity(
         Optional[Path],  # noqa: UP045
         typer.Option("--picture", help="PNG file for the slices that agree least."),
     ] = None,
+    public_key: RequireSignature = None,
     as_json: _Json = False,
 ) -> None:
     """Compare a bundle's masks with the PyTorch model's on this machine."""
     from edgeseg import build, bundle
 
     folder = bundle.find(engine)
-    report = build.check_parity(folder, reference, data, backend, _names(patients), picture)
+    report = build.check_parity(folder, reference, data, backend, _names(patients), public_key, picture)
     _print_parity(Console(as_json), folder.name, report)
-
-
-def _print_parity(console: Console, name: str, report: Any) -> None:
-    from edgeseg import parity as comparison
-
-    if console.as_json:
-        console.result(comparison.to_json(report))
-    else:
-        console.table(f"{name} against {report.reference}", ["parity", ""], comparison.figures(report))
-    if not report.passed:
-        raise ParityError(f"{name} fails parity: {'; '.join(report.failures)}")
 
 
 @app.command()
@@ -358,21 +328,7 @@ def evaluate(
         evaluation.write_csv(found, table)
 
 
-@app.command()
-def engines(as_json: _Json = False) -> None:
-    """List the shipped engines."""
-    from edgeseg import bundle
-
-    console = Console(as_json)
-    manifests = [bundle.read_manifest(folder) for folder in bundle.shipped()]
-    if as_json:
-        console.result({"engines": [bundle.to_json(manifest) for manifest in manifests]})
-        return
-    rows = [
-        [m.name, m.precision, ", ".join(m.runtimes), "passed" if m.parity and m.parity.passed else "unverified"]
-        for m in manifests
-    ]
-    console.table("Shipped engines", ["name", "weights", "runtimes", "parity"], rows)
+engine_commands.register(app)
 
 
 @app.command()
@@ -387,13 +343,3 @@ def doctor(need: _Need, as_json: _Json = False) -> None:
     else:
         console.table("This machine", examination.COLUMNS, examination.rows(findings))
     examination.check(findings)
-
-
-def _names(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"no readable list of patients at {path}: give a text file with one name a line") from error
-    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from importlib import import_module, metadata, util
+from importlib import metadata, util
 
 import numpy as np
 
-from edgeseg import backends, bundle
+from edgeseg import backends, bundle, nvidia
 from edgeseg.errors import BackendMissing, EdgesegError, EngineError, InputError, ParityError
 
 
@@ -40,7 +40,7 @@ _DECODERS = {
 
 
 def examine(needed: Collection[str] = ()) -> list[Finding]:
-    """Look at runtimes, decoders, shipped engines and extras.
+    """Look at runtimes, decoders, shipped engines, extras, and what NVIDIA GPUs need.
 
     Parameters
     ----------
@@ -57,6 +57,9 @@ def examine(needed: Collection[str] = ()) -> list[Finding]:
         *(_decoder(name) for name in _DECODERS),
         *_engines(),
         _tensorrt(),
+        _tensorrt_rtx(),
+        _cuda_binding(),
+        _gpu(),
         *(_extra(name) for name in _EXTRAS),
     ]
     wanted = {name.casefold() for name in needed}
@@ -134,12 +137,43 @@ def _tensorrt() -> Finding:
     if not util.find_spec("tensorrt"):
         return Finding(name, False, "not installed", "use Dockerfile's stage tensorrt, or JetPack (docs/jetson.md)")
     try:
-        version = str(import_module("tensorrt").__version__)
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        return Finding(name, False, _first_line(error), "start the container with --gpus all or --runtime nvidia")
-    if not (util.find_spec("pycuda") or util.find_spec("cuda")):
-        return Finding(name, False, f"{version}, without pycuda or cuda-python", "pip install cuda-python")
+        version = str(nvidia.load("tensorrt").__version__)
+    except BackendMissing as error:
+        if isinstance(error.__cause__, Exception):  # it is there, and a library beneath it is not
+            remedy = "start the container with --gpus all or --runtime nvidia"
+            return Finding(name, False, _first_line(error.__cause__), remedy)
+        return Finding(name, False, str(error).split(":")[0], nvidia.PRODUCTS["tensorrt"].remedy)
+    binding = _cuda_binding()
+    if not binding.well:
+        return Finding(name, False, f"{version}, without pycuda or cuda-python", binding.remedy)
     return Finding(name, True, version, "")
+
+
+def _tensorrt_rtx() -> Finding:
+    product = nvidia.PRODUCTS["tensorrt-rtx"]
+    try:
+        return Finding(product.title, True, str(nvidia.load("tensorrt-rtx").__version__), "")
+    except BackendMissing as error:
+        found = "not installed" if util.find_spec(product.module) is None else str(error).split(":")[0]
+        return Finding(product.title, False, found, product.remedy)
+
+
+def _cuda_binding() -> Finding:
+    for module, package in (("pycuda", "pycuda"), ("cuda.bindings", "cuda-bindings")):
+        if util.find_spec(module.split(".")[0]) and util.find_spec(module):
+            return Finding("CUDA binding, to run plans", True, f"{package} {_version(package)}", "")
+    return Finding("CUDA binding, to run plans", False, "not installed", "pip install cuda-python")
+
+
+def _gpu() -> Finding:
+    from edgeseg.backends import cuda
+
+    try:
+        gpu = cuda.open_gpu()
+    except (ImportError, EdgesegError) as error:
+        return Finding("NVIDIA GPU", False, str(error).split(":")[0], "install NVIDIA's driver, or use a CPU engine")
+    gpu.close()
+    return Finding("NVIDIA GPU", True, f"{gpu.name}, compute capability {gpu.capability}", "")
 
 
 def _version(package: str) -> str:

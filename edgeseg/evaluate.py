@@ -62,7 +62,7 @@ def open_subject(what: str, backend: str | None = None) -> Subject:
         if backend is not None:
             raise InputError(f"{what} holds weights, which run in PyTorch: leave out --backend, or give a bundle")
         return _open_model(weights)
-    manifest, content = bundle.read(bundle.find(what))
+    manifest, content = bundle.read(bundle.find(what), backend=backend)
     engine = backends.open_engine(manifest, content, backend)
     name = f"{manifest.name} on {engine.runtime} {engine.inference_precision}"
     return Subject(name, engine, manifest.preprocessing, manifest.threshold)

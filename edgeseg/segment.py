@@ -51,6 +51,7 @@ def open_engine(
     backend: str | None = None,
     device: str = "auto",
     allow_unverified: bool = False,
+    public_key: Path | None = None,
 ) -> Iterator[OpenEngine]:
     """Verify and compile a bundle; close it at the end.
 
@@ -62,17 +63,19 @@ def open_engine(
         As in `edgeseg.backends.open_engine`.
     allow_unverified
         Serve an engine that failed parity, or was never checked.
+    public_key
+        PEM file of the key that has to have signed the bundle; None asks for no signature.
 
     Raises
     ------
     InputError
-        When there is no such bundle, backend or device.
+        When there is no such bundle, backend, device or key.
     EngineError
-        When the bundle is damaged.
+        When the bundle is damaged, or not signed by the key.
     ParityError
         When its masks are not known to be the PyTorch model's.
     """
-    manifest, content = bundle.read(bundle.find(name))
+    manifest, content = bundle.read(bundle.find(name), public_key, backend)
     if not allow_unverified:
         _check_parity(manifest)
     with backends.open_engine(manifest, content, backend, device) as engine:
@@ -85,6 +88,11 @@ def _check_parity(manifest: Manifest) -> None:
         raise ParityError(f"{manifest.name} was never compared with the PyTorch model: {remedy}")
     if not manifest.parity.passed:
         raise ParityError(f"{manifest.name} failed parity ({manifest.parity.failures[0]}): {remedy}")
+    if not manifest.verified_on_device:
+        raise ParityError(
+            f"the plan of {manifest.name} has not been checked where it runs: run edgeseg parity on this machine, or "
+            "accept it as it is with --allow-unverified"
+        )
 
 
 def segment(
@@ -149,6 +157,10 @@ def _timed(step: str, timings: dict[str, float], say: Say) -> Iterator[None]:
     timings[step] = 1000 * (time.perf_counter() - started)
 
 
+def _served(manifest: Manifest) -> bool:
+    return manifest.parity is not None and manifest.parity.passed and manifest.verified_on_device
+
+
 def _facts(opened: OpenEngine) -> writers.ReportFacts:
     manifest, engine = opened.manifest, opened.engine
     runtime, _, version = engine.runtime.rpartition(" ")
@@ -161,7 +173,7 @@ def _facts(opened: OpenEngine) -> writers.ReportFacts:
         "runtime_version": version,
         "device": engine.device,
         "weights_sha256": manifest.weights_sha256,
-        "parity": "passed" if manifest.parity and manifest.parity.passed else "unverified",
+        "parity": "passed" if _served(manifest) else "unverified",
         "licence": manifest.licence,
     }
     versions = {package: metadata.version(package) for package in _PACKAGES}

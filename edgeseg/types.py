@@ -228,10 +228,38 @@ class Preprocessing:
         ``"stored"``: 8-bit values are taken as they are (the published run); others fall back on the rule.
     size_px
         Side of the network's square input.
+    version
+        Of the rules in `edgeseg.preprocess`: raised when the same voxels would become other input, so that an engine
+        that was checked with the earlier rules is refused.
     """
 
     intensity: Literal["volume", "stored"] = "volume"
     size_px: int = 256
+    version: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast an engine was, as ``edgeseg benchmark --record`` measured it.
+
+    Parameters
+    ----------
+    slices_per_second
+        At the best batch.
+    batch
+        The best batch, in slices.
+    single_ms
+        Median time of a slice at batch 1, in ms.
+    runtime, cpu, threads
+        What it was measured with.
+    """
+
+    slices_per_second: float
+    batch: int
+    single_ms: float
+    runtime: str
+    cpu: str
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -268,6 +296,17 @@ class Manifest:
         Figures of the parity check; None when there was none.
     licence
         Of weights and file.
+    files
+        SHA-256 of each of the bundle's other files, by name: ``parity.json``, and what a runtime needs besides.
+    speed
+        How fast it is; None where that was not measured.
+    plan
+        Facts of the plan that TensorRT runs in place of the network file (its name, hash, runtime, version, GPUs,
+        largest batch); None where the network file itself is run.
+    verified_on_device
+        False until parity has passed where the plan runs; the network file was checked in its place till then.
+    format
+        Version of this list of fields.
     """
 
     name: str
@@ -288,4 +327,8 @@ class Manifest:
     tools: dict[str, str]
     parity: ParityReport | None
     licence: str
-    format: int = 1
+    files: dict[str, str] = field(default_factory=dict)
+    speed: Speed | None = None
+    plan: dict[str, Any] | None = None
+    verified_on_device: bool = True
+    format: int = 2

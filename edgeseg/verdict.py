@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,3 @@ class ParityReport:
     at_source: Agreement | None = None
     against_drawn: Overlap | None = None
     volume: VolumeDifference | None = None
-
-
-PARTS: dict[str, Any] = {
-    "by_patient": PatientAgreement,
-    "at_source": Agreement,
-    "against_drawn": Overlap,
-    "volume": VolumeDifference,
-}
-"""Fields of a report that hold figures of their own, or None."""

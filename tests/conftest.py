@@ -107,3 +107,20 @@ def tiny_bundle_fp16(tiny_weights: Path, lgg_folder: Path, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("bundles") / "tiny-fp16"
     build.build_engine(tiny_weights, "fp16", lgg_folder, folder, patients=TINY_PATIENTS)
     return folder
+
+
+@pytest.fixture
+def signing_keys(tmp_path: Path) -> list[tuple[Path, Path]]:
+    """Private and public key's file of two pairs of Ed25519 keys: ``one`` and ``two``."""
+    return [_pair_of_keys(tmp_path, name) for name in ("one", "two")]
+
+
+def _pair_of_keys(folder: Path, name: str) -> tuple[Path, Path]:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    key = Ed25519PrivateKey.generate()
+    private, public = folder / f"{name}.pem", folder / f"{name}-public.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public

@@ -10,13 +10,24 @@ from edgeseg.types import Manifest
 
 BACKENDS: dict[str, tuple[str, str]] = {
     "openvino": ("edgeseg.backends.openvino:OpenVinoEngine", "pip install openvino"),
+    "tensorrt": (
+        "edgeseg.backends.tensorrt:TensorRtEngine",
+        "take NVIDIA's TensorRT container or JetPack 6.1 or newer, and pip install 'edgeseg[tensorrt]'",
+    ),
+    "tensorrt-rtx": ("edgeseg.backends.tensorrt:TensorRtEngine", "pip install 'edgeseg[tensorrt-rtx]'"),
     "onnxruntime": ("edgeseg.backends.onnxruntime:OnnxRuntimeEngine", "pip install 'edgeseg[export]'"),
 }
 """Name of a backend: its class, and what to do when it is missing."""
 
 
-def open_engine(manifest: Manifest, content: bytes, backend: str | None = None, device: str = "auto") -> Engine:
-    """Compile a verified network file.
+def open_engine(
+    manifest: Manifest,
+    content: bytes,
+    backend: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """Compile a verified network file, or load a verified plan.
 
     Parameters
     ----------
@@ -25,7 +36,9 @@ def open_engine(manifest: Manifest, content: bytes, backend: str | None = None, 
     backend
         One of the manifest's runtimes; None takes the first of them.
     device
-        ``auto``, ``cpu`` or the runtime's own name of a device.
+        ``auto``, ``cpu`` or the runtime's own name of a device; for onnxruntime also ``cuda`` and ``tensorrt``.
+    threads
+        Threads of the CPU that the runtime takes; None leaves it to the runtime. TensorRT takes none.
 
     Raises
     ------
@@ -45,7 +58,7 @@ def open_engine(manifest: Manifest, content: bytes, backend: str | None = None, 
     module, _, cls = target.partition(":")
     try:
         engine_class: type[Engine] = getattr(import_module(module), cls)
-        return engine_class(content, manifest, device)  # type: ignore[call-arg]
+        return engine_class(content, manifest, device, threads)  # type: ignore[call-arg]
     except ImportError as error:
         raise BackendMissing(f"the backend {name} is not installed ({error}): {remedy}") from error
 

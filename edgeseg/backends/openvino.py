@@ -14,7 +14,7 @@ from edgeseg.types import ByteArray, FloatArray, Manifest
 class OpenVinoEngine(Engine):
     """Compiles with the manifest's precision as a hint: OpenVINO would take BF16 by itself where a CPU has it."""
 
-    def __init__(self, content: bytes, manifest: Manifest, device: str = "auto") -> None:
+    def __init__(self, content: bytes, manifest: Manifest, device: str = "auto", threads: int | None = None) -> None:
         import openvino
 
         core = openvino.Core()
@@ -23,13 +23,15 @@ class OpenVinoEngine(Engine):
             known = ", ".join(core.available_devices)
             raise InputError(f"OpenVINO has no device {device} on this machine (it has {known}): give one of these")
         self.runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
+        hints: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": manifest.inference_precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads is not None:
+            hints["INFERENCE_NUM_THREADS"] = threads
         try:
             network = core.read_model(content)
-            self._compiled: Any = core.compile_model(
-                network,
-                self.device,
-                {"INFERENCE_PRECISION_HINT": manifest.inference_precision, "PERFORMANCE_HINT": "LATENCY"},
-            )
+            self._compiled: Any = core.compile_model(network, self.device, hints)
         except RuntimeError as error:
             raise EngineError(f"{self.runtime} refuses {manifest.name}: {str(error).splitlines()[-1]}") from error
         self.inference_precision = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 class PyTorchEngine(Engine):
     """Runs ``edgeseg.model.with_byte_input(network)`` in FP32 on the CPU."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, threads: int | None = None) -> None:
         import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)  # of the whole process
 
         self.runtime = f"PyTorch {torch.__version__}"
         self.device = "CPU"

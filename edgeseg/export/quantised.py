@@ -8,15 +8,18 @@ CPUs without VNNI instructions add two products of uint8 and int8 in 16 bits, wh
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from edgeseg.errors import EngineError
+from edgeseg.types import FloatArray
 
 Spelling = Literal["signed", "unsigned"]
 Ranges = Mapping[str, tuple[float, float]]
+_WEIGHTED = ("Conv", "ConvTranspose")
 _OFFSET: dict[Spelling, int] = {"signed": 0, "unsigned": 128}
 
 
@@ -31,7 +34,7 @@ def quantise(content: bytes, ranges: Ranges, kept: Collection[str] = ()) -> byte
     """Quantise the inputs and the weights of a network file's convolutions, in the signed spelling.
 
     Activations get one scale a tensor, weights one an output channel, both symmetric; biases and everything else stay
-    in FP32.
+    in FP32, additions and concatenations of skipped values too.
 
     Parameters
     ----------
@@ -80,7 +83,85 @@ def quantise(content: bytes, ranges: Ranges, kept: Collection[str] = ()) -> byte
     quantiser.quantize_model()
     quantiser.model.topological_sort()
     network = quantiser.model.model
+    _leave_others(network, chosen)
     onnx.checker.check_model(network, full_check=True)
+    return bytes(network.SerializeToString())
+
+
+def _leave_others(network: Any, chosen: Collection[str]) -> None:
+    """Give the exact value back to all that the quantiser gave the rounded one to, but for the chosen convolutions."""
+    made = {name: node for node in network.graph.node for name in node.output}
+    exact = {
+        name: made[node.input[0]].input[0]
+        for name, node in made.items()
+        if node.op_type == "DequantizeLinear" and node.input[0] in made
+    }
+    for node in network.graph.node:
+        if node.op_type != "Conv" or node.name not in chosen:
+            for position, name in enumerate(node.input):
+                node.input[position] = exact.get(name, name)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, or a transposed one, of a network file.
+
+    Parameters
+    ----------
+    module
+        Its module's name in PyTorch.
+    input
+        The name of the value that goes in.
+    weight
+        float32 (out, in, row, column); (in, out, row, column) for a transposed one.
+    bias
+        float32 (out,); zeros where the file has none.
+    """
+
+    module: str
+    input: str
+    weight: FloatArray
+    bias: FloatArray
+
+
+def weights(content: bytes) -> dict[str, Convolution]:
+    """Convolutions of a folded network file in FP32, transposed ones too, by their names.
+
+    Raises
+    ------
+    EngineError
+        When a weight is not stored, but computed.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(content).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if node.op_type in _WEIGHTED:
+            if not set(node.input[1:]) <= stored.keys():
+                raise EngineError(f"the weight of {node.name} is not stored in the file: it cannot be fine-tuned")
+            weight, *bias = (stored[name].copy() for name in node.input[1:])
+            values = bias[0] if bias else np.zeros(weight.shape[node.op_type == "ConvTranspose"], np.float32)
+            found[node.name] = Convolution(node.input[1].removesuffix(".weight"), node.input[0], weight, values)
+    return found
+
+
+def with_weights(content: bytes, learned: Mapping[str, tuple[FloatArray, FloatArray]]) -> bytes:
+    """The network file with other weights and biases, given by the modules' names."""
+    import onnx
+    from onnx import numpy_helper
+
+    network = onnx.load_from_string(content)
+    stored = {tensor.name: tensor for tensor in network.graph.initializer}
+    for node in network.graph.node:
+        if node.op_type in _WEIGHTED and (name := node.input[1].removesuffix(".weight")) in learned:
+            if len(node.input) < 3:
+                node.input.append(f"{node.input[1]}_bias")
+                stored[node.input[2]] = network.graph.initializer.add()
+            for given, values in zip(node.input[1:3], learned[name], strict=True):
+                stored[given].CopyFrom(numpy_helper.from_array(values, given))
     return bytes(network.SerializeToString())
 
 

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeseg import bundle, cli
+from edgeseg import benchmark, bundle, cli
+from edgeseg.types import Speed
 
-COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "doctor")
+COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "benchmark", "sign", "doctor")
 HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
 
 
@@ -290,6 +292,120 @@ def test_build_engine_and_parity(short_tiff: Path, edgeseg: Edgeseg, tmp_path: P
     assert edgeseg("build-engine", "--fp32", "--fp16", "-o", tmp_path / "other").code == 2
 
 
+# --- plans
+
+
+RTX = ("build-engine", "--backend", "tensorrt-rtx")
+
+
+def test_build_a_plan_without_a_gpu(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="building needs the extras train and export")
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    arguments = ("--capability", "8.6", "--capability", "8.9", "--max-batch", "4", "--data", short_tiff.parent)
+    run = edgeseg(*RTX, *arguments, "-o", tmp_path / "rtx", "--json")
+    assert run.code == 0, run.err
+    assert run.json["passed"]
+    manifest = bundle.read(tmp_path / "rtx")[0]
+    assert manifest.plan is not None
+    assert (manifest.plan["capabilities"], manifest.plan["max_batch"]) == (["8.6", "8.9"], 4)
+    assert 5e6 < (tmp_path / "rtx" / "model.plan").stat().st_size < 20e6
+    if not manifest.verified_on_device:
+        assert "run edgeseg parity on the machine" in run.err
+        refused = edgeseg("infer", short_tiff, "--engine", tmp_path / "rtx")
+        assert (refused.code, "run edgeseg parity on this machine" in refused.err) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "found"),
+    [
+        (["--capability", "8.7"], 2, "no compute capability 8.7: give one of 7.5, 8.0, 8.6, 8.9"),
+        (["--dla", "0"], 2, "finds 0 DLA cores"),
+        (["--dla", "0", "--fp32"], 2, "DLA runs FP16 here, not FP32"),
+        (["--timing-cache", "x"], 2, "leave --timing-cache out"),
+        (["--hardware-compatible"], 2, "give --capability"),
+        (["--max-batch", "0"], 2, "max-batch"),
+        (["--version-compatible"], 5, "cannot compile the network"),
+    ],
+)
+def test_options_of_plans_that_do_not_fit(
+    arguments: list[str], code: int, found: str, short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, network: bytes
+) -> None:
+    assert network
+    run = edgeseg(*RTX, *arguments, "--data", short_tiff.parent, "-o", tmp_path / "rtx")
+    assert (run.code, found in run.err) == (code, True), run.err
+    assert not (tmp_path / "rtx").exists()
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The default network's file, which the exporter hands out without exporting."""
+    pytest.importorskip("torch", reason="building needs the extras train and export")
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    from edgeseg.export import graph
+
+    content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))[1]
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: content)
+    return content
+
+
+@pytest.mark.parametrize("precision", ["--fp32", "--fp16"])
+def test_a_truncated_network_becomes_no_plan(
+    precision: str, short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, network: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg.export import graph
+
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: network[: len(network) // 2])
+    run = edgeseg(*RTX, precision, "--data", short_tiff.parent, "-o", tmp_path / "rtx")
+    assert (run.code, "export it again" in run.err) == (5, True), run.err
+    assert not (tmp_path / "rtx").exists()
+
+
+@pytest.mark.parametrize("option", [["--max-batch", "4"], ["--capability", "8.9"], ["--dla", "1"]])
+def test_options_of_plans_are_for_tensorrt(option: list[str], edgeseg: Edgeseg, tmp_path: Path) -> None:
+    run = edgeseg("build-engine", *option, "-o", tmp_path / "b")
+    assert (run.code, f"{option[0]} is for --backend tensorrt" in run.err) == (2, True)
+
+
+def test_a_missing_tensorrt(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, network: bytes) -> None:
+    assert network
+    if util.find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    run = edgeseg("build-engine", "--backend", "tensorrt", "--data", short_tiff.parent, "-o", tmp_path / "b")
+    assert (run.code, "JetPack 6.1" in run.err) == (4, True)
+
+
+def test_a_plan_of_a_shipped_network_file_without_torch(
+    edgeseg: Edgeseg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    source = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
+    run = edgeseg("build-engine", source, "--backend", "tensorrt-rtx", "-o", tmp_path / "rtx", "--json")
+    assert (run.code, run.json) == (0, {"name": bundle.DEFAULT_ENGINE, "parity": None}), run.err
+    assert "was not compared with the PyTorch model, which is not installed here" in run.err
+    assert edgeseg("engines", tmp_path / "rtx").code == 0
+    shown = edgeseg("engines", tmp_path / "rtx", "--json").json["engines"][0]
+    assert (shown["parity"], shown["verified_on_device"], shown["runtimes"][0]) == (None, False, "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["missing/model.onnx", "--backend", "tensorrt"], "there is no network file"),
+        (["{shipped}"], "which other runtimes take as it is: give --backend tensorrt"),
+        (["{shipped}", "--int8", "--backend", "tensorrt"], "no plan in INT8 can be made"),
+        (["{alone}", "--backend", "tensorrt"], "has no manifest.json beside it"),
+        (["--backend", "bogus"], "there is no backend bogus: give openvino, tensorrt, tensorrt-rtx, onnxruntime"),
+    ],
+)
+def test_network_files_that_become_no_plan(arguments: list[str], found: str, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    shipped = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
+    alone = Path(shutil.copy(shipped, tmp_path / "model.onnx"))
+    run = edgeseg("build-engine", *(a.format(shipped=shipped, alone=alone) for a in arguments), "-o", tmp_path / "b")
+    assert (run.code, found in run.err) == (2, True), run.err
+    assert not (tmp_path / "b").exists()
+
+
 TINY_RUN = """
 architecture: {architecture: Linknet, backbone: tu-test_resnet, pretrained: false}
 environment: {mixed_precision_training: false, seed: 1}
@@ -335,3 +451,141 @@ def test_a_dry_run_and_a_prepared_table(lgg_folder: Path, edgeseg: Edgeseg, tmp_
     assert "patients stand on both sides" in shown.err
     assert "without effect: dataset.data_sample_choice" not in shown.err  # the file does not name it
     assert edgeseg("prepare", "--data", lgg_folder, "-o", tmp_path / "table").code == 2
+
+
+# --- bundles that are listed and signed
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the shipped default engine."""
+    return Path(shutil.copytree(bundle.find(bundle.DEFAULT_ENGINE), tmp_path / "copied"))
+
+
+def test_engines_are_listed_with_what_they_are(copied: Path, edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    bundle.record_speed(copied, Speed(251.4, 8, 5.0, "OpenVINO 1", "a processor", 2))
+    (engine,) = edgeseg("engines", copied, "--json").json["engines"]
+    assert (engine["folder"], engine["signed"], engine["speed"]["batch"]) == (str(copied), False, 8)
+    assert engine["size_mb"] == pytest.approx((copied / "model.onnx").stat().st_size / 1e6, abs=1e-3)
+    lines = edgeseg("engines", copied).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line.split() for line in lines if bundle.DEFAULT_ENGINE in line]
+    assert row == [bundle.DEFAULT_ENGINE, "fp16", "10.6", "1.0000", "no", "251"]
+    assert any(line.split() == ["openvino,", "onnxruntime", "passed"] for line in lines)
+    missing = edgeseg("engines", copied / "nothing")
+    assert (missing.code, "no engine" in missing.err) == (2, True)
+
+
+def test_a_signature_that_is_required(
+    copied: Path, signing_keys: list[tuple[Path, Path]], short_tiff: Path, edgeseg: Edgeseg
+) -> None:
+    private, public = signing_keys[0]
+    commands: list[tuple[str | Path, ...]] = [
+        ("infer", short_tiff, "--engine", copied, "--format", "report"),
+        ("parity", copied, "--data", short_tiff.parent),
+        ("engines", copied),
+    ]
+    for command in commands:
+        unsigned = edgeseg(*command, "--require-signature", public)
+        assert (unsigned.code, "copied is not signed: " in unsigned.err) == (5, True)
+    signed = edgeseg("sign", copied, "--key", private, "--json")
+    assert (signed.code, signed.json) == (0, {"signature": str(copied / "manifest.sig")})
+    for command in commands:
+        run = edgeseg(*command, "--require-signature", public)
+        assert run.code == 0, run.err
+        foreign = edgeseg(*command, "--require-signature", signing_keys[1][1])
+        assert (foreign.code, "is not signed by" in foreign.err) == (5, True)
+        keyless = edgeseg(*command, "--require-signature", copied / "no.pem")
+        assert (keyless.code, "no readable public key" in keyless.err) == (2, True)
+    (copied / "manifest.json").write_bytes((copied / "manifest.json").read_bytes() + b" ")
+    for command in commands:
+        changed = edgeseg(*command, "--require-signature", public)
+        assert (changed.code, "or was changed since" in changed.err) == (5, True)
+    assert edgeseg("sign", copied, "--key", public).code == 2
+    assert f"Signature: {copied / 'manifest.sig'}" in edgeseg("sign", copied, "--key", private).err
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "parity.json"])
+def test_a_changed_byte_in_any_file_leaves_with_5(
+    name: str, copied: Path, signing_keys: list[tuple[Path, Path]], short_tiff: Path, edgeseg: Edgeseg
+) -> None:
+    edgeseg("sign", copied, "--key", signing_keys[0][0])
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    for command in (("engines", copied), ("infer", short_tiff, "--engine", copied)):
+        run = edgeseg(*command, "--require-signature", signing_keys[0][1])
+        assert run.code == 5
+        assert run.err.splitlines()[-1].startswith("error: the bundle copied ")
+    assert not Path("edgeseg-output").exists()
+
+
+def test_a_truncated_manifest_leaves_with_5(copied: Path, short_tiff: Path, edgeseg: Edgeseg) -> None:
+    content = (copied / "manifest.json").read_bytes()
+    (copied / "manifest.json").write_bytes(content[: len(content) // 2])
+    for command in (("engines", copied), ("infer", short_tiff, "--engine", copied), ("sign", copied, "--key", "x")):
+        run = edgeseg(*command)
+        assert (run.code, "has no usable manifest.json" in run.err) == (5, True)
+
+
+def test_signatures_without_their_package(
+    copied: Path, signing_keys: list[tuple[Path, Path]], edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    run = edgeseg("sign", copied, "--key", signing_keys[0][0])
+    assert (run.code, "pip install 'edgeseg[signing]'" in run.err) == (4, True)
+
+
+# --- benchmark
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No peers, few batches: what takes minutes is tested elsewhere."""
+    monkeypatch.setattr(benchmark, "_peers", lambda *_: ([], ["no peers in this test"]))
+    monkeypatch.setattr(benchmark, "BATCHES", (1, 2))
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_benchmark_with_chart_and_record(
+    copied: Path, tmp_path: Path, edgeseg: Edgeseg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    chart = tmp_path / "chart.png"
+    run = edgeseg("benchmark", copied, "--rounds", "2", "--threads", "1", "--chart", chart, "--record", "--json")
+    assert run.code == 0, run.err
+    assert run.err.splitlines() == ["warning: no peers in this test"]
+    (engine,) = run.json["engines"]
+    assert (run.json["rounds"], run.json["threads"]) == (2, 1)
+    assert (engine["name"], engine["ratios"], engine["peer"]) == (bundle.DEFAULT_ENGINE, {}, False)
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    speed = bundle.read(copied)[0].speed
+    assert speed is not None
+    assert (speed.slices_per_second, speed.threads) == (engine["best"]["slices_per_second"], 1)
+    table = edgeseg("benchmark", copied, "--rounds", "1", "--threads", "1", "--backend", "onnxruntime")
+    assert max(map(len, table.out.splitlines())) <= 80
+    assert f" {bundle.DEFAULT_ENGINE} " in table.out
+    assert "ONNX Runtime" in table.out
+    assert "1 threads, 1 rounds" in table.err
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_benchmark_that_cannot_be(
+    copied: Path, tmp_path: Path, signing_keys: list[tuple[Path, Path]], edgeseg: Edgeseg
+) -> None:
+    for arguments, code, said in (
+        ((copied, copied), 2, "given twice"),
+        (("nonsense",), 2, "no engine nonsense"),
+        ((copied, "--chart", tmp_path / "no" / "chart.png"), 2, "there is no folder"),
+        ((copied, "--backend", "nonsense"), 2, "not for nonsense"),
+        ((copied, "--rounds", "0"), 2, "Invalid value for '--rounds'"),
+    ):
+        run = edgeseg("benchmark", *arguments)
+        assert (run.code, said in run.err) == (code, True), run.err
+    edgeseg("sign", copied, "--key", signing_keys[0][0])
+    signed = edgeseg("benchmark", copied, "--record")
+    assert (signed.code, "its speed would undo that" in signed.err) == (2, True)
+    (copied / "model.onnx").write_bytes(b"")
+    damaged = edgeseg("benchmark", copied)
+    assert (damaged.code, "is damaged: model.onnx" in damaged.err) == (5, True)

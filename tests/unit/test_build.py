@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeseg import build, bundle, model, parity, preprocess, segment
+from edgeseg import backends, build, bundle, model, parity, preprocess, segment
+from edgeseg.backends.onnxruntime import OnnxRuntimeEngine
 from edgeseg.errors import EngineError, InputError, ParityError
 from edgeseg.readers import lgg, slices
-from edgeseg.types import Preprocessing
+from edgeseg.types import Manifest, Preprocessing
 
 PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
 
@@ -155,18 +157,32 @@ def test_an_unknown_patient_leaves_no_bundle(
     assert not (tmp_path / "b").exists()
 
 
-def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
-    tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnx
-    from onnx import numpy_helper
-
+@pytest.fixture
+def asked(lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which shipped slices were read; they are a patient's of the small set, so that calibration is quick."""
     patient = lgg.index(lgg_folder)[4]
     given = preprocess.to_network(lgg.read_study(patient), Preprocessing("stored")).slices
     few = slices.Slices(tuple(p.stem for p in patient.images), (patient.name,) * len(given), given, None)
-    asked: list[str] = []
-    monkeypatch.setattr(slices, "read", lambda use, _: asked.append(use) or few)  # type: ignore[func-returns-value]
+    uses: list[str] = []
+    monkeypatch.setattr(slices, "read", lambda use, _: uses.append(use) or few)  # type: ignore[func-returns-value]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return uses
+
+
+def _points(content: bytes) -> set[tuple[str, int]]:
+    """Types and zero points of what a network file quantises."""
+    import onnx
+    from onnx import numpy_helper
+
+    network = onnx.load_from_string(content)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
+    points = [values[n.input[2]] for n in network.graph.node if n.op_type == "QuantizeLinear"]
+    return {(str(point.dtype), int(point)) for point in points}
+
+
+def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(parity.TOLERANCES, "int8", parity.Tolerance(0.0, 1.0, 1.0, 1.0, 0.0, 0.0))
     said: list[str] = []
     manifest = build.build_engine(
@@ -184,11 +200,8 @@ def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
     assert any(line.startswith("rung 1 fails parity") for line in said)
     assert read.parity is not None
     assert not read.parity.passed
-    network = onnx.load_from_string(content)
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
-    points = [values[n.input[2]] for n in network.graph.node if n.op_type == "QuantizeLinear"]
-    assert points
-    assert all(point.dtype == "uint8" and int(point) == 128 for point in points)
+    assert _points(content) == {("uint8", 128)}
+    assert read.calibration["spelling"] == "unsigned"
     with pytest.raises(ParityError), segment.open_engine(str(tmp_path / "int8")):
         pass
 
@@ -203,3 +216,165 @@ def test_patients_without_a_folder_and_an_unknown_method_are_refused_at_once(
     with pytest.raises(InputError, match="no calibration method 'median'"):
         build.build_engine(tiny_weights, "int8", None, tmp_path / "engine", method="median")
     assert not (tmp_path / "engine").exists()
+
+
+# --- plans
+
+
+class _OnDevice(OnnxRuntimeEngine):
+    """Stands for a GPU that runs plans: it runs the network file of the plan's bundle."""
+
+    network = b""
+    plans: tuple[bytes, ...] = ()
+
+    def __init__(self, content: bytes, manifest: Manifest, device: str = "auto", threads: int | None = None) -> None:
+        _OnDevice.plans += (content,)
+        super().__init__(self.network, manifest, device, threads)
+
+
+@pytest.fixture
+def planned(exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path) -> Path:
+    """A bundle whose plan was built for 8.9 on a machine that cannot run it."""
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    from edgeseg.backends import cuda
+    from edgeseg.export.plan import PlanOptions
+
+    assert exported
+    with contextlib.suppress(EngineError, ImportError):
+        cuda.open_gpu().close()
+        pytest.skip("this machine has a GPU: its plans are judged where they run")
+    options = PlanOptions("tensorrt-rtx", "fp32", capabilities=("8.9",))
+    build.build_engine(tiny_weights, "fp32", lgg_folder, tmp_path / "rtx", patients=PATIENTS[:1], plan=options)
+    return tmp_path / "rtx"
+
+
+def test_a_plan_that_cannot_run_here_is_judged_by_its_network_file_and_not_served(planned: Path) -> None:
+    manifest, content = bundle.read(planned)
+    assert content == (planned / "model.plan").read_bytes()
+    assert bundle.read(planned, backend="onnxruntime")[1] == (planned / "model.onnx").read_bytes()
+    assert (manifest.name, manifest.precision, manifest.inference_precision) == ("tiny-fp32", "fp32", "f32")
+    assert manifest.runtimes == ("tensorrt-rtx", "onnxruntime")
+    assert manifest.plan is not None
+    assert (manifest.plan["file"], manifest.plan["capabilities"], manifest.plan["gpu"]) == ("model.plan", ["8.9"], None)
+    assert manifest.parity is not None
+    assert manifest.parity.passed, manifest.parity.failures
+    assert not manifest.verified_on_device
+    with pytest.raises(ParityError, match="run edgeseg parity on this machine"), segment.open_engine(str(planned)):
+        pass
+
+
+def test_parity_of_the_network_file_is_no_proof_for_the_plan_and_parity_of_the_plan_is(
+    planned: Path, tiny_weights: Path, lgg_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build.check_parity(planned, tiny_weights, lgg_folder, "onnxruntime", PATIENTS[:1]).passed
+    assert not bundle.read(planned)[0].verified_on_device
+    monkeypatch.setattr(_OnDevice, "network", (planned / "model.onnx").read_bytes())
+    monkeypatch.setattr(_OnDevice, "plans", ())
+    monkeypatch.setitem(backends.BACKENDS, "tensorrt-rtx", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    with monkeypatch.context() as strict:
+        strict.setitem(parity.TOLERANCES, "fp32", parity.Tolerance(-1.0, 2.0, 2.0, 2.0, 1.0, 1.0))
+        assert not build.check_parity(planned, tiny_weights, lgg_folder, None, PATIENTS[:1]).passed
+    assert not bundle.read(planned)[0].verified_on_device
+    assert build.check_parity(planned, tiny_weights, lgg_folder, None, PATIENTS[:1]).passed
+    assert bundle.read(planned)[0].verified_on_device
+    assert set(_OnDevice.plans) == {(planned / "model.plan").read_bytes()}
+    with segment.open_engine(str(planned)) as opened:
+        assert opened.manifest.verified_on_device
+
+
+def test_a_plan_that_runs_here_is_judged_itself(
+    exported: bytes, tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg.export import plan
+    from edgeseg.export.plan import Layers, Plan, PlanOptions
+
+    monkeypatch.setattr(_OnDevice, "network", exported)
+    monkeypatch.setattr(_OnDevice, "plans", ())
+    monkeypatch.setitem(backends.BACKENDS, "tensorrt", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    built = Plan(b"plan", "10.7.0", 0, Layers(9, 0), PlanOptions("tensorrt", "fp32"))
+    monkeypatch.setattr(plan, "build_plan", lambda *_: built)
+    monkeypatch.setattr(build, "_gpu", lambda: {"gpu": "Card", "gpu_capability": "8.9"})
+    manifest = build.build_engine(
+        tiny_weights, "fp32", lgg_folder, tmp_path / "b", patients=PATIENTS[:1], plan=built.options
+    )
+    assert _OnDevice.plans == (b"plan",)
+    assert manifest.verified_on_device
+    assert manifest.inference_precision == "f32"
+    assert manifest.plan is not None
+    assert (manifest.plan["gpu"], manifest.plan["layers"]) == ("Card", {"total": 9, "int8": 0})
+    assert bundle.read(tmp_path / "b") == (manifest, b"plan")
+
+
+LENIENT = parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, lost_px=1 << 16)
+
+
+def test_an_int8_plan_is_built_of_the_signed_spelling_with_the_rest_in_fp16(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    import onnx
+
+    from edgeseg.export.plan import PlanOptions
+
+    monkeypatch.setitem(parity.TOLERANCES, "int8", LENIENT)
+    options = PlanOptions("tensorrt-rtx", "int8", capabilities=("8.9",))
+    said: list[str] = []
+    written = build.build_engine(
+        tiny_weights, "int8", lgg_folder, tmp_path / "b", None, PATIENTS[:1], said.append, plan=options
+    )
+    assert asked == ["calibration"]
+    manifest, plan = bundle.read(tmp_path / "b")
+    assert manifest == written
+    assert set(manifest.files) == {"model.plan", "parity.json"}
+    assert manifest.plan is not None
+    assert manifest.plan["sha256"] == manifest.files["model.plan"]
+    assert manifest.calibration is not None
+    assert (manifest.precision, manifest.calibration["spelling"]) == ("int8", "signed")
+    content = bundle.read(tmp_path / "b", backend="onnxruntime")[1]
+    assert _points(content) == {("int8", 0)}
+    network = onnx.load_from_string(content).graph
+    kinds = [node.op_type for node in network.node]
+    assert manifest.plan["qdq_pairs"] == kinds.count("QuantizeLinear") > 20
+    assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in network.initializer}
+    assert len(plan) < 20_000_000
+    if not manifest.verified_on_device:
+        assert manifest.plan["layers"] is None or manifest.plan["gpu"] is None
+        assert any("ONNX Runtime judges the network file" in line for line in said)
+        with pytest.raises(ParityError, match="run edgeseg parity"), segment.open_engine(str(tmp_path / "b")):
+            pass
+
+
+def test_an_int8_plan_without_int8_layers_is_no_bundle(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
+    from edgeseg.export import plan
+
+    monkeypatch.setattr(plan, "_inspect", lambda *_: plan.Layers(31, 0))
+    options = plan.PlanOptions("tensorrt-rtx", "int8", capabilities=("8.9",))
+    with pytest.raises(EngineError, match="none of the plan's 31 layers is INT8"):
+        build.build_engine(tiny_weights, "int8", lgg_folder, tmp_path / "b", None, PATIENTS[:1], plan=options)
+    assert asked == ["calibration"]
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_verdict_of_an_int8_plan_is_its_own_where_it_runs(
+    asked: list[str], tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg.export import plan
+
+    def build_plan(content: bytes, options: plan.PlanOptions) -> plan.Plan:
+        monkeypatch.setattr(_OnDevice, "network", content)
+        return plan.Plan(b"plan", "10.7.0", 40, plan.Layers(60, 33), options)
+
+    monkeypatch.setattr(_OnDevice, "plans", ())
+    monkeypatch.setitem(backends.BACKENDS, "tensorrt", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    monkeypatch.setattr(plan, "build_plan", build_plan)
+    monkeypatch.setattr(build, "_gpu", lambda: {"gpu": "Card", "gpu_capability": "8.7"})
+    monkeypatch.setitem(parity.TOLERANCES, "int8", LENIENT)
+    options = plan.PlanOptions("tensorrt", "int8")
+    manifest = build.build_engine(tiny_weights, "int8", lgg_folder, tmp_path / "b", None, PATIENTS[:1], plan=options)
+    assert (asked, _OnDevice.plans) == (["calibration"], (b"plan",))
+    assert manifest.verified_on_device
+    assert manifest.plan is not None
+    assert manifest.plan["layers"] == {"total": 60, "int8": 33}

@@ -11,7 +11,9 @@ import pytest
 
 from edgeseg import bundle, verdict
 from edgeseg.errors import EngineError, InputError
-from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing
+from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing, Speed
+
+Keys = list[tuple[Path, Path]]
 
 CONTENT = bytes(range(256)) * 9
 MANIFEST = Manifest(
@@ -51,7 +53,9 @@ def _edit(folder: Path, **fields: Any) -> None:
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
-    assert bundle.read(folder) == (MANIFEST, CONTENT)
+    manifest, content = bundle.read(folder)
+    assert (replace(manifest, files={}), content) == (MANIFEST, CONTENT)
+    assert manifest.files == {"parity.json": bundle.file_sha256(folder / "parity.json")}
     assert {path.name for path in folder.iterdir()} == {"manifest.json", "model.onnx", "parity.json"}
     assert json.loads((folder / "parity.json").read_text())["agreement"]["worst_slice"] == "A_3"
 
@@ -86,12 +90,6 @@ def test_a_missing_network_file(folder: Path) -> None:
         bundle.read(folder)
 
 
-def test_another_format_is_refused(folder: Path) -> None:
-    _edit(folder, format=2)
-    with pytest.raises(EngineError, match="has the format 2, this edgeseg reads 1"):
-        bundle.read(folder)
-
-
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b.onnx", "..", ".", "", 5, None])
 def test_a_file_outside_the_bundle_is_refused(name: Any, folder: Path) -> None:
     (folder.parent / "model.onnx").write_bytes(CONTENT)
@@ -102,7 +100,7 @@ def test_a_file_outside_the_bundle_is_refused(name: Any, folder: Path) -> None:
 
 def test_the_reason_names_the_file_outside(folder: Path) -> None:
     _edit(folder, file="../model.onnx")
-    with pytest.raises(EngineError, match=r"outside itself \(\.\./model\.onnx\)"):
+    with pytest.raises(EngineError, match=r"\.\./model\.onnx.*a file inside the bundle"):
         bundle.read_manifest(folder)
 
 
@@ -123,6 +121,80 @@ def test_content_that_is_not_the_manifests_is_not_written(tmp_path: Path) -> Non
     with pytest.raises(EngineError, match="hash"):
         bundle.write(tmp_path / "new", MANIFEST, CONTENT + b"x")
     assert not (tmp_path / "new").exists()
+
+
+def test_every_file_of_the_manifest_is_verified_and_no_other_is_handed_out(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, MANIFEST, CONTENT, {"model.plan": b"plan"})
+    assert bundle.read(tmp_path) == (written, CONTENT)
+    assert bundle.read_file(tmp_path, written, "model.plan") == b"plan"
+    with pytest.raises(EngineError, match=r"no hash of manifest\.json"):
+        bundle.read_file(tmp_path, written, "manifest.json")
+    for name in ("model.plan", "parity.json", "model.onnx"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(EngineError, match=f"is damaged: {name}"):
+            bundle.read(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(EngineError, match=f"no readable {name}"):
+            bundle.read(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    assert bundle.read(tmp_path)[1] == CONTENT
+
+
+SPEED = Speed(250.0, 8, 5.1, "OpenVINO 1", "a processor", 2)
+
+
+def test_a_speed_is_recorded(folder: Path) -> None:
+    bundle.record_speed(folder, SPEED)
+    assert bundle.read(folder)[0].speed == SPEED
+
+
+def test_a_signed_bundle(folder: Path, signing_keys: Keys) -> None:
+    private, public = signing_keys[0]
+    assert not bundle.is_signed(folder)
+    assert bundle.sign(folder, private) == folder / "manifest.sig"
+    assert bundle.is_signed(folder)
+    assert bundle.read(folder, public)[1] == CONTENT
+    with pytest.raises(InputError, match="is signed, and its speed would undo that"):
+        bundle.record_speed(folder, SPEED)
+    bundle.write(folder, MANIFEST, CONTENT)
+    assert not bundle.is_signed(folder), "the signature was of the earlier manifest"
+
+
+def test_a_signature_that_is_asked_for_is_looked_at_before_anything_is_parsed(
+    folder: Path, signing_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.sign(folder, signing_keys[0][0])
+    monkeypatch.setattr(bundle, "parse", lambda *_: pytest.fail("the manifest was parsed"))
+    with pytest.raises(EngineError, match=r"not signed by .*two-public\.pem, or was changed since"):
+        bundle.read(folder, signing_keys[1][1])
+    whole = (folder / "manifest.json").read_bytes()
+    for position in range(0, len(whole), 97):
+        (folder / "manifest.json").write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(EngineError, match="was changed since"):
+            bundle.read(folder, signing_keys[0][1])
+    (folder / "manifest.json").write_bytes(whole)
+    for signature in (b"", b"x" * 64, (folder / "manifest.sig").read_bytes()[:-1]):
+        (folder / "manifest.sig").write_bytes(signature)
+        with pytest.raises(EngineError, match="was changed since"):
+            bundle.read(folder, signing_keys[0][1])
+    (folder / "manifest.sig").unlink()
+    with pytest.raises(EngineError, match="is not signed"):
+        bundle.read(folder, signing_keys[0][1])
+
+
+def test_a_signed_bundle_with_another_network_file(folder: Path, signing_keys: Keys) -> None:
+    bundle.sign(folder, signing_keys[0][0])
+    (folder / "model.onnx").write_bytes(CONTENT + b"x")
+    with pytest.raises(EngineError, match=r"is damaged: model\.onnx"):
+        bundle.read(folder, signing_keys[0][1])
+
+
+def test_a_damaged_bundle_is_not_signed(folder: Path, signing_keys: Keys) -> None:
+    (folder / "parity.json").write_bytes(b"{}")
+    with pytest.raises(EngineError, match=r"is damaged: parity\.json"):
+        bundle.sign(folder, signing_keys[0][0])
+    assert not bundle.is_signed(folder)
 
 
 def test_an_interrupted_write_leaves_no_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +280,95 @@ def test_a_whole_parity_report_is_read_back(tmp_path: Path) -> None:
     )
     bundle.write(tmp_path, replace(MANIFEST, parity=whole), CONTENT)
     assert bundle.read(tmp_path)[0].parity == whole
+
+
+# --- plans
+
+PLAN_BYTES = b"a plan"
+PLAN = {
+    "file": "model.plan",
+    "sha256": hashlib.sha256(PLAN_BYTES).hexdigest(),
+    "runtime": "tensorrt-rtx",
+    "version": "1.7.1",
+    "max_batch": 8,
+    "dla_core": None,
+    "capabilities": [],
+    "version_compatible": False,
+    "hardware_compatible": False,
+}
+PLANNED = replace(MANIFEST, runtimes=("tensorrt-rtx", "onnxruntime"), plan=PLAN, verified_on_device=False)
+
+
+def test_each_backend_gets_its_own_file(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    assert bundle.read(tmp_path) == (written, PLAN_BYTES)
+    assert bundle.read(tmp_path, backend="tensorrt-rtx")[1] == PLAN_BYTES
+    assert bundle.read(tmp_path, backend="onnxruntime")[1] == CONTENT
+
+
+@pytest.mark.parametrize("name", ["model.plan", "model.onnx"])
+@pytest.mark.parametrize("backend", ["tensorrt-rtx", "onnxruntime"])
+def test_a_changed_plan_or_network_is_refused_whatever_is_run(name: str, backend: str, tmp_path: Path) -> None:
+    bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"!")
+    with pytest.raises(EngineError, match=f"damaged: {name} has the SHA-256"):
+        bundle.read(tmp_path, backend=backend)
+    (tmp_path / name).unlink()
+    with pytest.raises(EngineError, match=f"no readable {name}"):
+        bundle.read(tmp_path, backend=backend)
+
+
+def test_a_plan_is_written_with_its_hash_or_not_at_all(tmp_path: Path) -> None:
+    for others in (None, {"model.plan": b"another"}):
+        with pytest.raises(EngineError, match="not that of the plan"):
+            bundle.write(tmp_path, PLANNED, CONTENT, others)
+    assert not list(tmp_path.iterdir())
+
+
+def test_manifests_from_before_plans_still_load(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, MANIFEST, CONTENT)
+    raw = json.loads((tmp_path / "manifest.json").read_text())
+    del raw["plan"], raw["verified_on_device"]
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    assert bundle.read(tmp_path) == (written, CONTENT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "../model.plan"},
+        {"file": 3},
+        {"max_batch": 0},
+        {"max_batch": "8"},
+        {"version_compatible": "no"},
+        {"capabilities": "8.9"},
+        {"runtime": "openvino"},
+        {"dla_core": "0"},
+    ],
+)
+def test_a_plan_with_facts_that_cannot_be_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    raw = json.loads((tmp_path / "manifest.json").read_text())
+    raw["plan"].update(change)
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(EngineError, match=r"no usable manifest|outside itself"):
+        bundle.read(tmp_path)
+
+
+def test_a_plan_is_confirmed(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    assert written.parity is not None
+    report = replace(written.parity, reference="where it runs")
+    bundle.confirm(tmp_path, replace(written, verified_on_device=True, parity=report))
+    found, _ = bundle.read(tmp_path)
+    assert (found.verified_on_device, found.parity) == (True, report)
+    assert json.loads((tmp_path / "parity.json").read_text())["reference"] == "where it runs"
+    assert found.files["parity.json"] != written.files["parity.json"]
+
+
+def test_a_signed_bundle_is_not_confirmed(tmp_path: Path, signing_keys: list[tuple[Path, Path]]) -> None:
+    written = bundle.write(tmp_path / "b", PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    bundle.sign(tmp_path / "b", signing_keys[0][0])
+    with pytest.raises(InputError, match=r"is signed, and the note that its plan has passed here would undo that"):
+        bundle.confirm(tmp_path / "b", replace(written, verified_on_device=True))
+    assert bundle.read(tmp_path / "b", signing_keys[0][1])[0] == written

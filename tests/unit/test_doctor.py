@@ -154,8 +154,9 @@ def _tensorrt(monkeypatch: pytest.MonkeyPatch, version: str | None, *others: str
     own = ("tensorrt", "pycuda", "cuda")
 
     def found(name: str) -> ModuleSpec | None:
-        if name in own:
-            return ModuleSpec(name, None) if name in ("tensorrt", *others) else None
+        room = name.split(".")[0]
+        if room in own:
+            return ModuleSpec(name, None) if room in ("tensorrt", *others) else None
         return find(name)
 
     monkeypatch.setattr(util, "find_spec", found)
@@ -184,3 +185,21 @@ def test_a_tensorrt_that_cannot_be_used(
     doctor.check(doctor.examine())
     with pytest.raises(EdgesegError, match="TensorRT is not well"):
         doctor.check(doctor.examine(["TensorRT"]))
+
+
+def test_what_nvidia_gpus_need_is_looked_at() -> None:
+    for what in ("TensorRT", "TensorRT for RTX", "CUDA binding, to run plans", "NVIDIA GPU"):
+        found = _finding(what)
+        assert found.found
+        assert bool(found.remedy) != found.well
+
+
+def test_an_old_tensorrt_is_told_apart_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("tensorrt")
+    old.__version__ = "8.6.2"  # type: ignore[attr-defined]
+    old.__spec__ = ModuleSpec("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    found = _finding("TensorRT")
+    assert not found.well
+    assert "8.6.2 is installed, edgeseg takes 10.3 or newer" in found.found
+    assert "JetPack 6.1" in found.remedy

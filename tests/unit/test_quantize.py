@@ -67,7 +67,8 @@ def test_a_rung_measures_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantised, "quantise", lambda *_: b"x" * 2_000_000)
     monkeypatch.setattr(quantised, "spell", lambda file, _: file)
     found = _trial(lambda *_: _logits(10, 10, 10), _logits(10, 20, 10)).rung(("a",))
-    assert (found.mean, found.worst, found.megabytes) == (pytest.approx(2.5 / 3), 0.5, 2.0)
+    assert (found.worst, found.megabytes) == (0.5, 2.0)
+    assert found.mean == pytest.approx(2.5 / 3)
     assert found.fifth_percentile == pytest.approx(0.55)
 
 
@@ -82,7 +83,7 @@ def test_convolutions_are_ordered_by_their_harm_near_the_edge(monkeypatch: pytes
 
     def run(file: bytes, given: Any) -> FloatArray:
         assert len(given) <= 24
-        logits = expected[: len(given)].copy()
+        logits: FloatArray = expected[: len(given)].copy()
         logits[:, 0, 2:4] -= harm[file.decode()]
         logits[:, 0, 5:] += {"b": 5}.get(file.decode(), 0)  # far below zero: no mask turns on it
         return logits

@@ -37,6 +37,10 @@ def _failed(manifest: Manifest) -> Manifest:
     return replace(manifest, parity=replace(manifest.parity, passed=False, failures=("masks differ a lot",)))
 
 
+def _not_on_its_device(manifest: Manifest) -> Manifest:
+    return replace(manifest, verified_on_device=False)
+
+
 def _bundle(folder: Path, change: Change) -> Path:
     manifest, content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))
     bundle.write(folder, change(manifest), content)
@@ -48,6 +52,7 @@ def _bundle(folder: Path, change: Change) -> Path:
     [
         (_never_compared, "was never compared with the PyTorch model"),
         (_failed, r"failed parity \(masks differ a lot\)"),
+        (_not_on_its_device, "not been checked where it runs: run edgeseg parity on this machine"),
     ],
 )
 def test_an_engine_without_parity_is_served_only_when_asked_for(tmp_path: Path, change: Change, found: str) -> None:

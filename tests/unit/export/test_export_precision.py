@@ -31,11 +31,11 @@ def _network(weight: list[float]) -> bytes:
     return bytes(network.SerializeToString())
 
 
-def _run(content: bytes, x: list[float]) -> Any:
+def _run(content: bytes, x: list[float], dtype: type[np.generic] = np.float32) -> Any:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": np.array([x], np.float32)})[0]
+    return session.run(None, {"x": np.array([x], dtype)})[0]
 
 
 def test_every_weight_is_stored_in_half(tiny_bundle: Path) -> None:
@@ -83,3 +83,81 @@ def test_a_weight_beyond_half_precision_is_refused() -> None:
 def test_the_largest_half_is_kept() -> None:
     half = precision.to_fp16_initialisers(_network([1.0, 65504.0]))
     assert _run(half, [1, 1])[0].tolist() == [1.0, 65504.0]
+
+
+# --- FP16 arithmetic
+
+
+def _kinds_of_tensors(content: bytes) -> set[int]:
+    import onnx
+
+    network = onnx.shape_inference.infer_shapes(onnx.load_from_string(content), strict_mode=True)
+    return {value.type.tensor_type.elem_type for value in network.graph.value_info}
+
+
+def test_every_tensor_inside_is_half_and_the_interface_stays(tiny_bundle: Path) -> None:
+    import onnx
+
+    half = precision.to_fp16(bundle.read(tiny_bundle)[1])
+    network = onnx.load_from_string(half)
+    kinds = [value.type.tensor_type.elem_type for value in (*network.graph.input, *network.graph.output)]
+    assert kinds == [onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT]
+    assert onnx.TensorProto.FLOAT16 in _kinds_of_tensors(half)
+    assert onnx.TensorProto.FLOAT not in _kinds_of_tensors(half)
+    assert network.graph.node[-1].op_type == "Cast"
+
+
+def test_half_arithmetic_is_near_single(tiny_bundle: Path) -> None:
+    manifest, single = bundle.read(tiny_bundle)
+    slices = np.random.default_rng(3).integers(0, 256, (2, 3, 256, 256)).astype(np.uint8)
+    logits = []
+    for content in (single, precision.to_fp16(single)):
+        with backends.open_engine(manifest, content, "onnxruntime") as engine:
+            logits.append(engine.predict_logits(slices))
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.02 * logits[0].std() + 0.02
+
+
+def _quantised() -> bytes:
+    """Y = dequantise(quantise(x)) * weight, at opset 18, with a constant spelled as an attribute."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    values = {"scale": np.float32(0.25), "zero": np.int8(0), "weight": np.array([0.5, 2], np.float32)}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("QuantizeLinear", ["c", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Constant", [], ["one"], value_float=1.0),
+        helper.make_node("Mul", ["d", "weight"], ["m"]),
+        helper.make_node("Add", ["m", "one"], ["y"]),
+    ]
+    kinds = {"x": onnx.TensorProto.UINT8, "y": onnx.TensorProto.FLOAT}
+    ends = [helper.make_tensor_value_info(name, kind, ["batch", 2]) for name, kind in kinds.items()]
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "one", ends[:1], ends[1:], stored)
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(network.SerializeToString())
+
+
+def test_a_quantised_file_keeps_its_integers_and_gets_half_scales() -> None:
+    import onnx
+
+    half = precision.to_fp16(_quantised())
+    network = onnx.load_from_string(half)
+    assert network.opset_import[0].version == 19
+    kinds = {i.name: i.data_type for i in network.graph.initializer}
+    assert kinds["zero"] == onnx.TensorProto.INT8
+    assert kinds["scale"] == kinds["weight"] == onnx.TensorProto.FLOAT16
+    assert onnx.TensorProto.FLOAT not in _kinds_of_tensors(half)
+    assert _run(half, [3, 40], np.uint8).tolist() == [[2.5, 64.5]]
+
+
+def test_a_weight_beyond_half_precision_is_not_cut_off() -> None:
+    with pytest.raises(EngineError, match="the weight weight is beyond the range of FP16"):
+        precision.to_fp16(_network([1.0, -70000.0]))
+
+
+def test_half_a_network_is_refused() -> None:
+    whole = _network([1.0] * 9)
+    with pytest.raises(EngineError, match="no whole ONNX network"):
+        precision.to_fp16(whole[: len(whole) // 2])

@@ -67,6 +67,20 @@ def test_a_folded_file_has_no_batch_normalisation_and_the_same_logits(folded: by
     assert np.abs(_run(folded, True) - expected).max() < 1e-3
 
 
+def test_the_quantised_convolutions_alone_are_given_rounded_values(signed: bytes, folded: bytes) -> None:
+    network = _parsed(signed).graph
+    made = {name: node for node in network.node for name in node.output}
+    rounded = [
+        node
+        for node in network.node
+        for name in node.input
+        if name in made and made[name].op_type == "DequantizeLinear" and made[name].input[0] in made
+    ]
+    assert [node.name for node in rounded] == [node.name for node in rounded if node.op_type == "Conv"]
+    assert {node.name for node in rounded} == set(quantised.convolutions(folded)[1:])
+    assert [n for n in network.node if n.op_type == "Add"], "this network has additions, which stay exact"
+
+
 def test_weights_are_signed_by_channel_in_seven_bits_and_biases_stay_in_float(signed: bytes) -> None:
     network, values = _parsed(signed).graph, _initialisers(signed)
     made = {name: node for node in network.node for name in node.output}
@@ -175,3 +189,32 @@ def test_a_second_run_takes_ranges_from_the_cache_and_says_so(
     calibration.cached(folded, SLICES[:2], "min-max", said.append)
     calibration.cached(folded, SLICES, "min-max", said.append)
     assert sum("watching" in line for line in said) == 3, "the damaged one alone is measured again"
+
+
+def test_a_file_takes_other_weights_by_the_modules_names(folded: bytes) -> None:
+    before = quantised.weights(folded)
+    assert set(quantised.convolutions(folded)) < set(before), "this network has transposed convolutions besides"
+    name, one = next(iter(before.items()))
+    after = quantised.weights(quantised.with_weights(folded, {one.module: (one.weight * 2, one.bias + 1)}))
+    np.testing.assert_array_equal(after[name].weight, one.weight * 2)
+    np.testing.assert_array_equal(after[name].bias, one.bias + 1)
+    for other in list(before)[1:]:
+        np.testing.assert_array_equal(after[other].weight, before[other].weight)
+
+
+def test_a_convolution_without_a_bias_gets_one() -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4, 4]) for name in ("x", "y")]
+    weight = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "network.one.weight")
+    node = helper.make_node("Conv", ["x", "network.one.weight"], ["y"], name="first")
+    graph_of_one = helper.make_graph([node], "g", values[:1], values[1:], [weight])
+    content = helper.make_model(graph_of_one).SerializeToString()
+    before = quantised.weights(content)["first"]
+    assert (before.module, before.input, before.bias.tolist()) == ("network.one", "x", [0.0])
+    learned = {"network.one": (before.weight, np.ones(1, np.float32))}
+    after = quantised.weights(quantised.with_weights(content, learned))["first"]
+    assert after.bias.tolist() == [1.0]
+    del graph_of_one.initializer[:]
+    with pytest.raises(EngineError, match="weight of first is not stored"):
+        quantised.weights(helper.make_model(graph_of_one).SerializeToString())

@@ -1,0 +1,50 @@
+"""The benchmark's chart: one panel a network, every engine named, and places that cannot be written."""
+
+from __future__ import annotations
+
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeseg import benchmark_chart
+from edgeseg.errors import BackendMissing, OutputError
+
+
+def _engine(network: str, name: str, peer: bool) -> dict[str, Any]:
+    single, best = {"batch": 1, "slices_per_second": 100.0}, {"batch": 8, "slices_per_second": 250.0}
+    return {"network": network, "name": name, "peer": peer, "single": single, "best": best}
+
+
+REPORT = {
+    "machine": {"cpu": "a processor"},
+    "threads": 2,
+    "rounds": 20,
+    "engines": [_engine("a", "a-int8", False), _engine("b", "b-fp16", False), _engine("a", "PyTorch eager", True)],
+}
+
+
+def test_a_chart_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "chart.png"
+    benchmark_chart.check(path)
+    benchmark_chart.draw(REPORT, path)
+    with Image.open(path) as image:
+        assert image.width == 1200
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
+    assert [file.name for file in tmp_path.iterdir()] == ["chart.png"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="there is no folder"):
+        benchmark_chart.check(tmp_path / "no" / "chart.png")
+    with pytest.raises(OutputError, match="cannot write the chart"):
+        benchmark_chart.draw(REPORT, tmp_path / "no" / "chart.png")
+
+
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda _: None)
+    with pytest.raises(BackendMissing, match="pip install matplotlib"):
+        benchmark_chart.check(tmp_path / "chart.png")
