@@ -1,6 +1,10 @@
 """Choose the calibration and the parity slices from the LGG set, and write them with their index.
 
     python calibration/make.py LGG_FOLDER
+    python calibration/make.py --masks
+
+The second line records the PyTorch model's masks of the parity slices, for machines without PyTorch, with every network
+below ``engines/``; run it after the first, and when weights change.
 
 The recipe. Parity slices come from the 15 patients of ``validation-patients.txt``, who train nothing that ships: 150
 with an abnormality, patient by patient in turn until a patient has no more, and 5 without from each. Calibration slices
@@ -19,11 +23,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgeseg import preprocess
+from edgeseg import bundle, model, parity, preprocess
+from edgeseg.backends import pytorch
 from edgeseg.bundle import file_sha256
-from edgeseg.readers import lgg, slices
+from edgeseg.readers import lgg, recorded, slices
 from edgeseg.readers.lgg import Patient
-from edgeseg.types import CHANNELS, BoolArray, Study
+from edgeseg.types import CHANNELS, BoolArray, Preprocessing, Study
 
 HERE = Path(__file__).resolve().parent
 PARITY, CALIBRATION = (150, 75), (76, 52)
@@ -34,10 +39,38 @@ NOISY = ("TCGA_CS_6186_20000601", "TCGA_FG_5964_20010511")
 
 
 def main() -> None:
-    """Write ``slices/`` and ``index.json``; recorded masks are to be made again after it."""
+    """Write ``slices/`` and ``index.json``, or with ``--masks`` the recorded masks alone."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", type=Path, help="the LGG set's folder")
-    patients = lgg.index(parser.parse_args().data)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("data", type=Path, nargs="?", help="the LGG set's folder")
+    what.add_argument("--masks", action="store_true", help="record the PyTorch model's masks of the parity slices")
+    arguments = parser.parse_args()
+    if arguments.masks:
+        record_masks()
+    else:
+        choose_slices(arguments.data)
+
+
+def record_masks() -> None:
+    """Write ``masks/``: the PyTorch model's masks of the parity slices, for each network whose weights are shipped."""
+    found = {}
+    for weights in sorted(bundle.shipped_folder().glob("*/weights.safetensors")):
+        network, facts = model.load(weights)
+        preprocessing = Preprocessing("stored" if facts.get("intensity", "stored") == "stored" else "volume")
+        given, threshold = slices.read("parity", preprocessing), float(facts.get("threshold", "0.5"))
+        with pytorch.PyTorchEngine(model.runnable(network, facts)) as engine:
+            masks = engine.predict_logits(given.slices)[:, 0] >= parity.cut(threshold)
+            runtime = f"{engine.runtime.split('+')[0]} {engine.inference_precision}"
+        key = recorded.Key(file_sha256(weights), threshold, preprocessing, given.digest())
+        found[weights.parent.name] = key, recorded.Recorded(masks, runtime)
+    recorded.write(HERE, found)
+    for path in sorted((HERE / recorded.FOLDER).iterdir()):
+        print(f"{path.name}: {path.stat().st_size:,} bytes")
+
+
+def choose_slices(data: Path) -> None:
+    """Write ``slices/`` and ``index.json``; recorded masks are to be made again after it."""
+    patients = lgg.index(data)
     held_back = (HERE / "validation-patients.txt").read_text(encoding="utf-8").split()
     others = [patient for patient in patients if patient.name not in held_back]
     spread = np.linspace(0, len(others) - 1, CALIBRATION_PATIENTS).round().astype(int)

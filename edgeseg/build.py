@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -12,16 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgeseg import __version__, backends, bundle, ladder, nvidia, parity, preprocess
+from edgeseg import __version__, backends, bundle, gate, ladder, nvidia
 from edgeseg.backends import pytorch
-from edgeseg.errors import EngineError, InputError
+from edgeseg.errors import BackendMissing, EngineError, InputError
 from edgeseg.ladder import Built, Recipe
-from edgeseg.readers import lgg, slices
-from edgeseg.types import BoolArray, ByteArray, Manifest, ParityReport, Preprocessing
+from edgeseg.types import ByteArray, Manifest, ParityReport, Preprocessing
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edgeseg.export.plan import PlanOptions
     from edgeseg.export.quantised import Ranges, Spelling
 
@@ -52,7 +50,7 @@ def build_engine(
         ``fp32``, ``fp16`` (FP16 initialisers, FP32 arithmetic; for a plan, FP16 arithmetic) or ``int8`` (convolutions
         in INT8, as many as the masks bear, on the shipped calibration slices; for a plan, the rest in FP16).
     data
-        An LGG folder that parity is checked on; None takes the shipped parity slices.
+        What parity is checked on: an LGG folder, or any folder of studies; None takes the shipped parity slices.
     folder
         Where the bundle goes.
     backend
@@ -91,8 +89,8 @@ def build_engine(
         content = rounding.to_fp16_initialisers(content) if plan is None else rounding.to_fp16(content)
     manifest = _manifest(content, facts, weights, precision, preprocessing)
     with pytorch.PyTorchEngine(runnable) as reference:
-        gate = partial(_gate, reference, data=data, patients=patients, report=report)
-        judge = partial(_judged, gate=gate, backend=backend, plan=plan, report=report)
+        check = partial(_checked, reference, data=data, patients=patients, report=report)
+        judge = partial(_judged, check=check, backend=backend, plan=plan, report=report)
         if precision == "int8":
             spelling: Spelling = "unsigned" if plan is None else "signed"
             tune = partial(_finetuned, runnable, report=report)
@@ -103,7 +101,7 @@ def build_engine(
 
 
 def _finetuned(
-    network: nn.Module,
+    network: Any,
     content: bytes,
     ranges: Ranges,
     kept: tuple[str, ...],
@@ -122,7 +120,7 @@ def _finetuned(
     return quantised.with_weights(content, distil.distil(network, layers, given, ladder.PASSES, report))
 
 
-def _gate(
+def _checked(
     reference: backends.Engine,
     manifest: Manifest,
     content: bytes,
@@ -130,29 +128,33 @@ def _gate(
     data: Path | None,
     patients: tuple[str, ...],
     report: Callable[[str], None],
-) -> Manifest:
-    """The manifest with the verdict on its network file."""
+) -> Built:
+    """A network file or plan with the gate's verdict and its picture."""
     report("checking parity with the PyTorch model")
     with backends.open_engine(manifest, content, backend) as engine:
-        return replace(manifest, parity=_compare(reference, engine, manifest, data, patients))
+        verdict = gate.judge(engine, manifest, reference, data, patients)
+    picture = {gate.PICTURE: verdict.picture} if verdict.picture else {}
+    return Built(replace(manifest, parity=verdict.report), content, picture)
 
 
 def _judged(
     manifest: Manifest,
     content: bytes,
-    gate: Callable[[Manifest, bytes, str | None], Manifest],
+    check: Callable[[Manifest, bytes, str | None], Built],
     backend: str | None,
     plan: PlanOptions | None,
     report: Callable[[str], None],
 ) -> Built:
     """A network file, compiled where a plan is wanted, with its verdict."""
     if plan is None:
-        return Built(gate(manifest, content, backend), content, {})
+        return check(manifest, content, backend)
     manifest, compiled = with_plan(manifest, content, plan, report)
     if manifest.verified_on_device:
-        return Built(gate(manifest, compiled, plan.runtime), content, {PLAN: compiled})
-    report("the plan cannot run on this machine: ONNX Runtime judges the network file that it was made of")
-    return Built(gate(manifest, content, "onnxruntime"), content, {PLAN: compiled})
+        built = check(manifest, compiled, plan.runtime)
+    else:
+        report("the plan cannot run on this machine: ONNX Runtime judges the network file that it was made of")
+        built = check(manifest, content, "onnxruntime")
+    return Built(built.manifest, content, {PLAN: compiled, **built.others})
 
 
 def with_plan(
@@ -188,41 +190,82 @@ def _gpu() -> dict[str, Any]:
 
 def check_parity(
     folder: Path,
-    weights: Path,
+    weights: Path | None,
     data: Path | None,
     backend: str | None = None,
     patients: tuple[str, ...] = (),
+    picture: Path | None = None,
     public_key: Path | None = None,
 ) -> ParityReport:
     """Compare an existing bundle with its PyTorch model on this machine.
 
     A plan that passes where it runs is marked so in its manifest: from then on it is served.
 
+    Parameters
+    ----------
+    folder
+        The bundle.
+    weights
+        The model's; None takes the shipped ones of the bundle's network, and where they or PyTorch are missing the
+        model's recorded masks of the shipped parity slices.
+    data, backend, patients
+        As in `build_engine`.
+    picture
+        A PNG file for the slices that agree least.
+    public_key
+        Of a signature that the bundle has to have; None asks for none.
+
     Raises
     ------
+    BackendMissing
+        When PyTorch is not installed, and recorded masks cannot stand in for it.
     InputError
-        When the weights are not those that the bundle was exported from, or a signed bundle's plan would be marked.
+        When the weights are not those that the bundle was exported from, nothing is known of them, or a signed bundle's
+        plan would be marked.
     EngineError
         When the bundle is damaged, or not signed by the key that is given.
     """
-    from edgeseg import model
-
     check_choice(data, patients)
+    gate.check_picture(picture)
     manifest, content = bundle.read(folder, public_key, backend)
     proves = _proves(manifest, backend)
     if proves:
         bundle.check_confirmable(folder)
-    network, facts = model.load(weights)
-    if bundle.file_sha256(weights) != manifest.weights_sha256:
+    with ExitStack() as stack:
+        model = _model(manifest, weights, data)
+        reference = stack.enter_context(model) if model else None
+        engine = stack.enter_context(backends.open_engine(manifest, content, backend))
+        verdict = gate.judge(engine, manifest, reference, data, patients)
+    if picture:
+        gate.save_picture(verdict, picture)
+    if proves and verdict.report.passed:
+        bundle.confirm(folder, replace(manifest, verified_on_device=True, parity=verdict.report))
+    return verdict.report
+
+
+def _model(manifest: Manifest, weights: Path | None, data: Path | None) -> backends.Engine | None:
+    """The PyTorch model, or None where its recorded masks have to stand in for it."""
+    from edgeseg import model
+
+    own, replaceable = weights or bundle.shipped_weights(manifest.network), weights is None and data is None
+    if replaceable and not own.is_file():
+        gate.check_recorded(manifest, "")
+        return None
+    try:
+        network, facts = model.load(own)
+    except BackendMissing as error:
+        if not replaceable:
+            raise BackendMissing(
+                f"{error}. Without it, parity is checked against recorded masks of the shipped parity slices: leave "
+                "out --reference and --data"
+            ) from error
+        gate.check_recorded(manifest, str(error))
+        return None
+    if bundle.file_sha256(own) != manifest.weights_sha256:
         raise InputError(
-            f"{weights} are not the weights that {manifest.name} was exported from: give those with --reference"
+            f"{own} are not the weights that {manifest.name} was exported from: give those with --reference"
         )
-    reference = pytorch.PyTorchEngine(model.runnable(network, facts))
-    with backends.open_engine(manifest, content, backend) as engine, reference:
-        verdict = _compare(reference, engine, manifest, data, patients)
-    if proves and verdict.passed:
-        bundle.confirm(folder, replace(manifest, verified_on_device=True, parity=verdict))
-    return verdict
+    return pytorch.PyTorchEngine(model.runnable(network, facts))
 
 
 def _proves(manifest: Manifest, backend: str | None) -> bool:
@@ -235,41 +278,6 @@ def check_choice(data: Path | None, patients: tuple[str, ...]) -> None:
     """Raise InputError for patients without a folder to choose them from: the shipped parity slices are one set."""
     if patients and data is None:
         raise InputError("--patients chooses among the patients of --data: give both, or neither")
-
-
-def _compare(
-    reference: backends.Engine,
-    engine: backends.Engine,
-    manifest: Manifest,
-    data: Path | None,
-    patients: tuple[str, ...],
-) -> ParityReport:
-    subjects = _shipped(manifest.preprocessing) if data is None else _of_folder(data, patients, manifest.preprocessing)
-    both = [
-        parity.PatientLogits(name, reference.predict_logits(given), engine.predict_logits(given), drawn, names)
-        for name, given, drawn, names in subjects
-    ]
-    name = f"{reference.runtime} {reference.inference_precision}, weights {manifest.weights_sha256[:12]}"
-    return parity.compare(both, manifest.threshold, parity.TOLERANCES[manifest.precision], name)
-
-
-Subject = tuple[str, ByteArray, BoolArray, tuple[str, ...]]
-"""A patient's name, network input, drawn masks and slices' names."""
-
-
-def _of_folder(data: Path, patients: tuple[str, ...], preprocessing: Preprocessing) -> Iterator[Subject]:
-    for patient in lgg.choose(lgg.index(data), patients):
-        given = preprocess.to_network(lgg.read_study(patient), preprocessing).slices
-        yield patient.name, given, lgg.read_masks(patient), tuple(path.stem for path in patient.images)
-
-
-def _shipped(preprocessing: Preprocessing) -> Iterator[Subject]:
-    found = slices.read("parity", preprocessing)
-    if found.drawn is None:
-        raise InputError("the shipped parity slices have no drawn masks: install edgeseg again")
-    for patient in dict.fromkeys(found.patients):
-        own = [k for k, name in enumerate(found.patients) if name == patient]
-        yield patient, found.slices[own], found.drawn[own], tuple(found.names[k] for k in own)
 
 
 def _intensity(value: str, weights: Path) -> Literal["volume", "stored"]:

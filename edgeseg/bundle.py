@@ -21,6 +21,7 @@ from edgeseg.types import Manifest, Speed
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 PARITY = "parity.json"
+PICTURE = "parity.png"
 DEFAULT_NETWORK = "lgg-unet-efficientnet-lite0"
 DEFAULT_ENGINE = f"{DEFAULT_NETWORK}-fp16"
 
@@ -200,13 +201,14 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     Parameters
     ----------
     folder
-        Where it goes; an earlier bundle's manifest, parity and signature are dropped.
+        Where it goes; an earlier bundle's manifest, parity, picture and signature are dropped.
     manifest
         Its ``files`` are filled in here.
     content
         The network file.
     others
-        Further files, by name: the plan that the manifest names. ``parity.json`` is written from the manifest.
+        Further files, by name: the plan that the manifest names, the gate's picture. ``parity.json`` is written from
+        the manifest.
 
     Raises
     ------
@@ -225,7 +227,7 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     manifest = replace(manifest, files={name: _sha256(others[name]) for name in sorted(others)})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for earlier in (MANIFEST, PARITY, SIGNATURE):
+        for earlier in (MANIFEST, PARITY, PICTURE, SIGNATURE):
             (folder / earlier).unlink(missing_ok=True)
         for name, file in {manifest.file: content, **others}.items():
             _replace(folder / name, file)

@@ -264,15 +264,20 @@ def parity(
     reference: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--reference", help="weights.safetensors; the shipped weights of the bundle's network without it."
+            "--reference",
+            help="weights.safetensors; the shipped weights without it, or recorded masks where PyTorch is missing.",
         ),
     ] = None,
     backend: _Backend = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="LGG folder to compare on; the shipped parity slices without it."),
+        typer.Option("--data", help="LGG folder, or your own studies; the shipped parity slices without it."),
     ] = None,
     patients: _Patients = None,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--picture", help="PNG file for the slices that agree least."),
+    ] = None,
     public_key: RequireSignature = None,
     as_json: _Json = False,
 ) -> None:
@@ -280,8 +285,7 @@ def parity(
     from edgeseg import build, bundle
 
     folder = bundle.find(engine)
-    weights = reference or bundle.shipped_weights(bundle.read_manifest(folder, public_key).network)
-    report = build.check_parity(folder, weights, data, backend, _names(patients), public_key)
+    report = build.check_parity(folder, reference, data, backend, _names(patients), picture, public_key)
     _print_parity(Console(as_json), folder.name, report)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
+from edgeseg.tally import LEAST_PART_PX, PatientLogits, SourceMasks, Tally, cut, marked
+from edgeseg.verdict import Agreement, ParityReport, Part, PatientAgreement, VolumeDifference
 
-from edgeseg import metrics, preprocess
-from edgeseg.types import Agreement, BoolArray, FloatArray, ParityReport, Part
-
-LEAST_PART_PX = 20
-"""Parts of a mask up to this many pixels are not counted as lost or invented abnormalities."""
+__all__ = ["TOLERANCES", "PatientLogits", "SourceMasks", "Tolerance", "compare", "cut", "figures", "marked", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -51,36 +49,15 @@ TOLERANCES: dict[str, Tolerance] = {
 """By precision of the network file."""
 
 
-@dataclass(frozen=True)
-class PatientLogits:
-    """One patient's slices through both engines.
-
-    Parameters
-    ----------
-    name
-        The patient.
-    reference, candidate
-        float32 (slice, 1, H, W): logits of the PyTorch model and of the engine.
-    drawn
-        bool (slice, H, W): drawn masks; None where there are none.
-    slice_names
-        One for each slice.
-    """
-
-    name: str
-    reference: FloatArray
-    candidate: FloatArray
-    drawn: BoolArray | None
-    slice_names: tuple[str, ...]
-
-
-def compare(patients: list[PatientLogits], threshold: float, tolerance: Tolerance, reference_name: str) -> ParityReport:
+def compare(
+    patients: Iterable[PatientLogits], threshold: float, tolerance: Tolerance, reference_name: str
+) -> ParityReport:
     """Compare masks slice by slice and patient by patient, and give a verdict.
 
     Parameters
     ----------
     patients
-        Logits of both engines.
+        Logits of both engines; each patient's are looked at once and let go.
     threshold
         Probability at and above which a pixel is marked.
     tolerance
@@ -93,61 +70,38 @@ def compare(patients: list[PatientLogits], threshold: float, tolerance: Toleranc
     ValueError
         When there is nothing to compare.
     """
-    if not patients:
-        raise ValueError("no patients to compare: parity needs at least one")
-    cut = np.float32(np.log(threshold / (1 - threshold)))
-    ious: list[float] = []
-    names: list[str] = []
-    changes: dict[str, float] = {}
-    lost, invented = _alone(patients, cut)
-    differing = pixels = slices = empty = 0
-    largest = 0.0
+    tally = Tally(cut(threshold), tolerance.least_px)
     for patient in patients:
-        ours, theirs = patient.candidate[:, 0] >= cut, patient.reference[:, 0] >= cut
-        largest = max(largest, float(np.abs(patient.candidate - patient.reference).max()))
-        differing += int(np.count_nonzero(ours != theirs))
-        pixels, slices = pixels + ours.size, slices + len(ours)
-        larger = np.maximum(ours.sum(axis=(1, 2)), theirs.sum(axis=(1, 2)))
-        empty += int(np.count_nonzero(larger == 0))
-        for k in np.flatnonzero(larger > tolerance.least_px):
-            ious.append(metrics.iou(ours[k], theirs[k]))
-            names.append(patient.slice_names[k])
-        if patient.drawn is not None:
-            changes[patient.name] = metrics.dice(ours, patient.drawn) - metrics.dice(theirs, patient.drawn)
-    agreement = _agreement(ious, names)
-    mean_change, worst_change, worst_patient = _changes(changes)
-    failures = _failures(agreement, differing / pixels, mean_change, worst_change, lost, tolerance)
+        tally.add(patient)
+    if not tally.network.slices:
+        raise ValueError("no patients to compare: parity needs at least one")
+    agreement, at_source = tally.network.agreement(), tally.source.agreement() if tally.source.slices else None
+    differing_share = tally.network.differing / tally.network.pixels
+    mean_change, worst_change, worst_patient = tally.dice_changes()
+    failures = (
+        *_failures(agreement, differing_share, mean_change, worst_change, tuple(tally.lost), tolerance),
+        *(_too_low(at_source, tolerance, " at the source's resolution") if at_source else ()),
+    )
     return ParityReport(
         agreement=agreement,
-        slices=slices,
-        pixels=pixels,
-        differing_pixels=differing,
-        largest_logit_difference=largest,
+        slices=tally.network.slices,
+        pixels=tally.network.pixels,
+        differing_pixels=tally.network.differing,
+        largest_logit_difference=tally.largest_difference,
         dice_change_mean=mean_change,
         dice_change_worst=worst_change,
         worst_patient=worst_patient,
         passed=not failures,
         failures=failures,
         reference=reference_name,
-        empty_slices=empty,
-        lost=lost,
-        invented=invented,
+        empty_slices=tally.network.empty,
+        lost=tuple(tally.lost),
+        invented=tuple(tally.invented),
+        by_patient=tally.by_patient(),
+        at_source=at_source,
+        against_drawn=tally.against_drawn(),
+        volume=tally.volume(),
     )
-
-
-def _changes(changes: dict[str, float]) -> tuple[float | None, float | None, str | None]:
-    """Mean and lowest of the patients' changes, and the patient of the lowest."""
-    if not changes:
-        return None, None, None
-    worst = min(changes, key=lambda name: changes[name])
-    return float(np.mean(list(changes.values()))), changes[worst], worst
-
-
-def _agreement(ious: list[float], names: list[str]) -> Agreement:
-    if not ious:
-        return Agreement(1.0, 1.0, 1.0, "", 0)
-    k = int(np.argmin(ious))
-    return Agreement(float(np.mean(ious)), float(np.percentile(ious, 5)), ious[k], names[k], len(ious))
 
 
 def _failures(
@@ -163,13 +117,7 @@ def _failures(
         failures.append("neither engine marks anything in these slices: give slices with an abnormality")
     if differing_share > tolerance.differing_share:
         failures.append(f"{differing_share:.2e} of the pixels differ, at most {tolerance.differing_share:.0e} may")
-    for what, value, bound in (
-        ("mean", agreement.mean, tolerance.mean),
-        ("5th percentile of", agreement.fifth_percentile, tolerance.fifth_percentile),
-        (f"worst ({agreement.worst_slice})", agreement.worst, tolerance.worst),
-    ):
-        if value < bound:
-            failures.append(f"{what} agreement is {value:.4f}, at least {bound} is needed")
+    failures += _too_low(agreement, tolerance)
     for what, change, allowed in (
         ("mean over patients", dice_change_mean, tolerance.dice_loss_mean),
         ("worst patient", dice_change_worst, tolerance.dice_loss_worst),
@@ -183,27 +131,16 @@ def _failures(
     return tuple(failures)
 
 
-def _alone(patients: list[PatientLogits], cut: np.float32) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-    """Parts of the reference's masks that the candidate's do not touch, and the other way round."""
-    lost: list[Part] = []
-    invented: list[Part] = []
-    for patient in patients:
-        for k, name in enumerate(patient.slice_names):
-            ours, theirs = patient.candidate[k, 0] >= cut, patient.reference[k, 0] >= cut
-            lost += _untouched(theirs, ours, name)
-            invented += _untouched(ours, theirs, name)
-    return tuple(lost), tuple(invented)
-
-
-def _untouched(mask: BoolArray, other: BoolArray, name: str) -> list[Part]:
-    """Parts of one slice's mask over `LEAST_PART_PX`, 8-connected, that the other mask does not touch."""
-    if not mask.any():
-        return []
-    labels = preprocess.parts(mask)
-    pixels = np.bincount(labels.ravel())
-    touched = np.bincount(labels[other], minlength=len(pixels))
-    alone = [k for k in range(1, len(pixels)) if pixels[k] > LEAST_PART_PX and not touched[k]]
-    return [Part(name, int(pixels[k])) for k in alone]
+def _too_low(agreement: Agreement, tolerance: Tolerance, where: str = "") -> list[str]:
+    return [
+        f"{what} agreement{where} is {value:.4f}, at least {bound} is needed"
+        for what, value, bound in (
+            ("mean", agreement.mean, tolerance.mean),
+            ("5th percentile of", agreement.fifth_percentile, tolerance.fifth_percentile),
+            (f"worst ({agreement.worst_slice})", agreement.worst, tolerance.worst),
+        )
+        if value < bound
+    ]
 
 
 def to_json(report: ParityReport) -> dict[str, Any]:
@@ -213,19 +150,69 @@ def to_json(report: ParityReport) -> dict[str, Any]:
 
 def figures(report: ParityReport) -> list[list[str]]:
     """A report's figures as a table: what, and its value in words."""
-    agreement, change = report.agreement, report.dice_change_worst
+    difference = report.largest_logit_difference
     return [
-        ["agreement of the masks (IoU), mean", f"{agreement.mean:.6f}"],
-        ["  5th percentile", f"{agreement.fifth_percentile:.6f}"],
-        [f"  worst slice ({agreement.worst_slice})", f"{agreement.worst:.6f}"],
-        ["pixels that differ", f"{report.differing_pixels} of {report.pixels:,}"],
-        ["largest difference of the logits", f"{report.largest_logit_difference:.2e}"],
-        ["Dice against drawn masks, change of the mean", f"{report.dice_change_mean:+.6f}"],
-        [f"  worst patient ({report.worst_patient})", "-" if change is None else f"{change:+.6f}"],
+        *_spread("agreement of the masks (IoU), mean", "slice", report.agreement),
+        *_patients(report.by_patient),
+        *_source(report.at_source),
+        ["pixels that differ", f"{report.differing_pixels:,} of {report.pixels:,}"],
+        ["largest difference of the logits", "-" if difference is None else f"{difference:.2e}"],
+        *_drawn(report),
+        *_volume(report.volume),
         ["slices where both masks are empty", f"{report.empty_slices} of {report.slices}"],
         [f"abnormalities over {LEAST_PART_PX} px lost", _parts(report.lost)],
         [f"abnormalities over {LEAST_PART_PX} px invented", _parts(report.invented)],
         ["verdict", "passed" if report.passed else "FAILED"],
+    ]
+
+
+def _spread(title: str, what: str, found: Agreement) -> list[list[str]]:
+    return [
+        [title, f"{found.mean:.6f}"],
+        ["  5th percentile", f"{found.fifth_percentile:.6f}"],
+        [f"  worst {what} ({found.worst_slice})", f"{found.worst:.6f}"],
+    ]
+
+
+def _patients(found: PatientAgreement | None) -> list[list[str]]:
+    if found is None:
+        return []
+    as_slices = Agreement(found.mean, found.fifth_percentile, found.worst, found.worst_patient, found.patients)
+    return _spread(f"by patient ({found.patients}), mean", "patient", as_slices)
+
+
+def _source(found: Agreement | None) -> list[list[str]]:
+    if found is None:
+        return [["at the source's resolution", "the same grid, the same figures"]]
+    return _spread(f"at the source's resolution ({found.slices} slices), mean", "slice", found)
+
+
+def _drawn(report: ParityReport) -> list[list[str]]:
+    """Against the drawn masks; a line that there were none."""
+    found, mean, worst = report.against_drawn, report.dice_change_mean, report.dice_change_worst
+    if mean is None or worst is None:
+        return [["against drawn masks", "-"]]
+    rows = [["Dice against drawn masks, change of the mean", f"{mean:+.6f}"]]
+    rows.append([f"  worst patient ({report.worst_patient})", f"{worst:+.6f}"])
+    if found is not None:
+        rows += [
+            ["  Dice: model, engine", f"{found.dice_model:.4f}, {found.dice_engine:.4f}"],
+            ["  IoU: model, engine", f"{found.iou_model:.4f}, {found.iou_engine:.4f}"],
+            [
+                f"  marked of {found.slices_without} slices with nothing drawn",
+                f"{found.marked_model}, {found.marked_engine}",
+            ],
+        ]
+    return rows
+
+
+def _volume(found: VolumeDifference | None) -> list[list[str]]:
+    if found is None:
+        return []
+    amount = f"{found.worst_amount:+,.0f} px" if found.unit == "px" else f"{found.worst_amount:+.2f} ml"
+    return [
+        ["volume, mean difference by patient", f"{found.mean_percent:.3f} %"],
+        [f"  largest ({found.worst_patient})", f"{found.worst_percent:+.3f} % ({amount})"],
     ]
 
 

@@ -76,8 +76,7 @@ def to_segmentation(logits: FloatArray, study: Study, mapping: GridMapping, thre
     threshold
         Probability, 0..1, at and above which a voxel is marked.
     """
-    resized = _from_network(logits[:, 0], mapping)
-    probability = to_probability(_unorient(resized, mapping))
+    probability = to_probability(to_grid(logits, mapping))
     mask = _without_islands(probability >= threshold)
     areas = tuple(int(n) for n in mask.sum(axis=(1, 2)))
     geometry = study.flair.geometry
@@ -85,6 +84,30 @@ def to_segmentation(logits: FloatArray, study: Study, mapping: GridMapping, thre
         return Segmentation(mask, probability, areas, None, None)
     pixel_mm2 = float(geometry.spacing_mm[1] * geometry.spacing_mm[2])
     return Segmentation(mask, probability, areas, sum(areas) * geometry.voxel_ml, tuple(a * pixel_mm2 for a in areas))
+
+
+def to_grid(logits: FloatArray, mapping: GridMapping) -> FloatArray:
+    """Logits on the FLAIR grid.
+
+    Parameters
+    ----------
+    logits
+        float32 (slice, 1, size, size), as an engine returns them.
+    mapping
+        From `to_network`.
+
+    Returns
+    -------
+    FloatArray
+        float32 (slice, row, column), the shape of the FLAIR grid.
+    """
+    return _unorient(_from_network(logits[:, 0], mapping), mapping)
+
+
+def keeps_grid(mapping: GridMapping) -> bool:
+    """Whether the network's squares are the FLAIR grid's own slices, pixel for pixel."""
+    square = mapping.height_px == mapping.width_px and mapping.shape[1:] == (mapping.size_px, mapping.size_px)
+    return square and mapping.axes == (0, 1, 2) and not any(mapping.flips)
 
 
 def _without_islands(mask: BoolArray) -> BoolArray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeseg import __version__, build, bundle
 from edgeseg.errors import BackendMissing, InputError
+from edgeseg.readers import recorded
 from edgeseg.types import Manifest
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def recompile(
     Returns
     -------
     Manifest
-        With ``parity`` None where PyTorch or the weights are missing.
+        With ``parity`` None where PyTorch or the weights are missing and no masks are recorded for the network.
 
     Raises
     ------
@@ -117,12 +118,11 @@ def recompile(
     runs_here = manifest.verified_on_device
     manifest = replace(manifest, verified_on_device=False)
     written = bundle.write(folder, manifest, content, {build.PLAN: compiled})
-    weights = bundle.shipped_weights(written.network)
-    if reason := _no_reference(written, weights):
+    if reason := _no_reference(written, data):
         report(f"the plan was not compared with the PyTorch model, {reason}: {_UNVERIFIED}")
         return written
     report("checking parity with the PyTorch model")
-    verdict = build.check_parity(folder, weights, data, plan.runtime if runs_here else "onnxruntime", patients)
+    verdict = build.check_parity(folder, None, data, plan.runtime if runs_here else "onnxruntime", patients)
     if not (runs_here and verdict.passed):  # else it has been noted
         bundle.confirm(folder, replace(written, parity=verdict))
     return bundle.read_manifest(folder)
@@ -155,10 +155,13 @@ def _renamed(manifest: Manifest, content: bytes, precision: build.Precision) -> 
     )
 
 
-def _no_reference(manifest: Manifest, weights: Path) -> str:
-    """Why the plan cannot be compared with the PyTorch model here; empty when it can."""
+def _no_reference(manifest: Manifest, data: Path | None) -> str:
+    """Why the plan can be compared neither with the PyTorch model nor with its recorded masks; empty when it can."""
+    if data is None and manifest.weights_sha256 in recorded.known():
+        return ""
     if not all(util.find_spec(package) for package in ("torch", "segmentation_models_pytorch")):
         return "which is not installed here"
+    weights = bundle.shipped_weights(manifest.network)
     if not weights.is_file() or bundle.file_sha256(weights) != manifest.weights_sha256:
         return "whose weights are not at hand (edgeseg parity takes them with --reference)"
     return ""

@@ -8,6 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.verdict import Agreement as Agreement
+from edgeseg.verdict import ParityReport as ParityReport
+from edgeseg.verdict import Part as Part
+
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -232,70 +236,6 @@ class Preprocessing:
     intensity: Literal["volume", "stored"] = "volume"
     size_px: int = 256
     version: Literal[1] = 1
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well two sets of masks agree, slice by slice (IoU; two empty masks agree at 1)."""
-
-    mean: float
-    fifth_percentile: float
-    worst: float
-    worst_slice: str
-    slices: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """A connected part of one slice's mask."""
-
-    slice_name: str
-    pixels: int
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """An engine against the PyTorch model, over the same slices.
-
-    Parameters
-    ----------
-    agreement
-        Over slices in which either mask is not empty.
-    slices, pixels, differing_pixels
-        What was compared, and the pixels whose mask differs.
-    largest_logit_difference
-        Largest absolute difference of the logits; None against recorded masks.
-    dice_change_mean, dice_change_worst
-        Dice of the engine less Dice of the model against the drawn masks, mean over patients and the patient that
-        lost most; None where no drawn masks were at hand.
-    worst_patient
-        The patient of ``dice_change_worst``.
-    passed
-        The verdict.
-    failures
-        One sentence for each tolerance that was missed.
-    reference
-        What the engine was compared with.
-    empty_slices
-        Slices in which both masks are empty.
-    lost, invented
-        Parts of the model's masks that the engine's do not touch, and of the engine's that the model's do not.
-    """
-
-    agreement: Agreement
-    slices: int
-    pixels: int
-    differing_pixels: int
-    largest_logit_difference: float | None
-    dice_change_mean: float | None
-    dice_change_worst: float | None
-    worst_patient: str | None
-    passed: bool
-    failures: tuple[str, ...]
-    reference: str
-    empty_slices: int = 0
-    lost: tuple[Part, ...] = ()
-    invented: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from edgeseg.types import BoolArray, FloatArray, Geometry
 OUTLINE = (255, 176, 0)
 """Amber: it stands out from every grey, and stays apart from grey in all common kinds of colour blindness."""
 
+SECOND_OUTLINE = (64, 156, 255)
+"""Blue, for the second of two outlines: it stays apart from amber and from grey in all of these too."""
+
+Colour = tuple[int, int, int]
 _SHADE = 140
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 _Pixel = TypeVar("_Pixel", bound=np.generic)
@@ -117,7 +121,14 @@ def grey_picture(pixels: FloatArray, limits: tuple[float, float], plane: Plane, 
     return picture.resize(size, Image.Resampling.BICUBIC).convert("RGB")
 
 
-def draw_outline(picture: Image.Image, mask: BoolArray, plane: Plane, thickness_px: int = 2) -> None:
+def draw_outline(
+    picture: Image.Image,
+    mask: BoolArray,
+    plane: Plane,
+    thickness_px: int = 2,
+    colour: Colour = OUTLINE,
+    shaded: bool = True,
+) -> None:
     """Draw the edge of a mask (row, column) into a picture of the same slice, with a thin shade on both sides.
 
     The line is centred on the mask's edge, is drawn at twice the size and scaled down, so that it is smooth.
@@ -132,6 +143,10 @@ def draw_outline(picture: Image.Image, mask: BoolArray, plane: Plane, thickness_
         How the picture was turned.
     thickness_px
         Of the line, in px of the picture.
+    colour
+        Of the line.
+    shaded
+        Whether there is a shade: the second of two outlines lies better on the first without.
     """
     shown = plane.turn(mask)
     if not shown.any():
@@ -142,27 +157,30 @@ def draw_outline(picture: Image.Image, mask: BoolArray, plane: Plane, thickness_
     source = (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
     marked = _smooth(part.resize(double, Image.Resampling.BILINEAR, box=source), radius_px=2.5 / (scale_x + scale_y))
     line = _band(marked, thickness_px).reduce(2)
-    shade = _band(marked, thickness_px + 2).reduce(2).point([value * _SHADE // 255 for value in range(256)])
-    picture.paste((0, 0, 0), box, shade)
-    picture.paste(OUTLINE, box, line)
+    if shaded:
+        shade = _band(marked, thickness_px + 2).reduce(2).point([value * _SHADE // 255 for value in range(256)])
+        picture.paste((0, 0, 0), box, shade)
+    picture.paste(colour, box, line)
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Save an RGB picture as PNG in 256 colours: 192 greys and blends of grey with the outline's colour.
+def save_png(picture: Image.Image, file: Path | BinaryIO, colours: tuple[Colour, ...] = (OUTLINE,)) -> None:
+    """Save an RGB picture as PNG in 256 colours: greys, and 64 blends of grey with each outline's colour.
 
-    Half the bytes and half the time of true colour, and the greys are at most one step of 1.3 away.
+    Half the bytes and half the time of true colour, and with one outline the greys are at most one step of 1.3 away.
     """
     palette = Image.new("P", (1, 1))
-    palette.putpalette(_palette())
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, compress_level=4)
+    palette.putpalette(_palette(colours))
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", compress_level=4)
 
 
 @cache
-def _palette() -> bytes:
+def _palette(colours: tuple[Colour, ...]) -> bytes:
     """Return 256 RGB colours."""
-    greys = [(round(step * 255 / 191),) * 3 for step in range(192)]
+    count = 256 - 64 * len(colours)
+    greys = [(round(step * 255 / (count - 1)),) * 3 for step in range(count)]
     blends = [
-        tuple(round(grey + (colour - grey) * part / 8) for colour in OUTLINE)
+        tuple(round(grey + (value - grey) * part / 8) for value in colour)
+        for colour in colours
         for part in range(1, 9)
         for grey in np.linspace(0, 255, 8)
     ]

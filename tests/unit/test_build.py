@@ -326,7 +326,7 @@ def test_an_int8_plan_is_built_of_the_signed_spelling_with_the_rest_in_fp16(
     assert asked == ["calibration"]
     manifest, plan = bundle.read(tmp_path / "b")
     assert manifest == written
-    assert set(manifest.files) == {"model.plan", "parity.json"}
+    assert set(manifest.files) == {"model.plan", "parity.json", "parity.png"}
     assert manifest.plan is not None
     assert manifest.plan["sha256"] == manifest.files["model.plan"]
     assert manifest.calibration is not None

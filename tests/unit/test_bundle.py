@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg import bundle
+from edgeseg import bundle, verdict
 from edgeseg.errors import EngineError, InputError
 from edgeseg.types import Agreement, Manifest, ParityReport, Preprocessing, Speed
 
@@ -266,6 +266,20 @@ def test_a_folder_here_does_not_replace_a_shipped_engine(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert bundle.find(bundle.DEFAULT_ENGINE) == bundle.shipped_folder() / bundle.DEFAULT_ENGINE
     assert bundle.find(f"./{bundle.DEFAULT_ENGINE}").resolve() == impostor.resolve()
+
+
+def test_a_whole_parity_report_is_read_back(tmp_path: Path) -> None:
+    assert MANIFEST.parity is not None
+    whole = replace(
+        MANIFEST.parity,
+        lost=(verdict.Part("A_3", 144),),
+        by_patient=verdict.PatientAgreement(0.99, 0.98, 0.97, "A", 3),
+        at_source=Agreement(0.99, 0.9, 0.8, "A slice 3", 7),
+        against_drawn=verdict.Overlap(0.9, 0.8, 0.7, 0.6, 3, 5, 1, 2),
+        volume=verdict.VolumeDifference(0.5, -1.5, "A", -0.25, "ml"),
+    )
+    bundle.write(tmp_path, replace(MANIFEST, parity=whole), CONTENT)
+    assert bundle.read(tmp_path)[0].parity == whole
 
 
 # --- plans

@@ -66,7 +66,8 @@ def test_a_network_that_marks_nothing_cannot_be_judged() -> None:
 def test_a_rung_measures_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize, "unsigned", lambda *_: b"x" * 2_000_000)
     found = _trial(lambda *_: (_logits(10, 10, 10), 7.0), _logits(10, 20, 10)).rung(("a",))
-    assert (found.mean, found.worst, found.megabytes, found.ms) == (pytest.approx(2.5 / 3), 0.5, 2.0, 7.0)
+    assert found.mean == pytest.approx(2.5 / 3)
+    assert (found.worst, found.megabytes, found.ms) == (0.5, 2.0, 7.0)
     assert found.fifth_percentile == pytest.approx(0.55)
 
 
