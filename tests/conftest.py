@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgeseg import build, segment
-from edgeseg.types import BoolArray, ByteArray
+from edgeseg import build, bundle, segment
+from edgeseg.readers import recorded, slices
+from edgeseg.types import BoolArray, ByteArray, Manifest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENTS = 6
 SLICES = 5
+PARITY_PATIENTS = 8
+"""Of the 15: two slices with an abnormality and one without from each, 24 in all."""
 TINY = ("Linknet", "tu-test_resnet")
 TINY_PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
 
@@ -124,3 +131,35 @@ def _pair_of_keys(folder: Path, name: str) -> tuple[Path, Path]:
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return private, public
+
+
+@pytest.fixture(scope="session")
+def shipped() -> tuple[Manifest, bytes]:
+    """The default engine: U-Net/EfficientNet-lite0, weights in FP16."""
+    return bundle.read(bundle.find(bundle.DEFAULT_ENGINE))
+
+
+@pytest.fixture(scope="session")
+def few(shipped: tuple[Manifest, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as ``calibration/`` is, with 24 of the parity slices and their recorded masks."""
+    manifest, source, folder = shipped[0], slices.shipped_folder(), tmp_path_factory.mktemp("calibration")
+    index = slices.read_index(source)
+    rows = [row for row in index["slices"] if row["use"] == "parity"]
+    chosen: list[dict[str, Any]] = []
+    for patient in list(dict.fromkeys(row["patient"] for row in rows))[:PARITY_PATIENTS]:
+        own = [row for row in rows if row["patient"] == patient]
+        drawn = [row for row in own if row["abnormal_px"]]
+        kept = (drawn[len(drawn) // 3], drawn[2 * len(drawn) // 3], next(r for r in own if not r["abnormal_px"]))
+        chosen += [row for row in own if row in kept]
+    (folder / slices.SLICES).mkdir()
+    for row in chosen:
+        for path in (source / slices.SLICES).glob(f"{row['name']}[._]*"):
+            shutil.copy(path, folder / slices.SLICES)
+    (folder / slices.INDEX).write_text(json.dumps({**index, "slices": chosen}), encoding="utf-8")
+    whole, part = slices.read("parity", manifest.preprocessing), slices.read("parity", manifest.preprocessing, folder)
+    key = recorded.Key(manifest.weights_sha256, manifest.threshold, manifest.preprocessing, whole.digest())
+    found = recorded.read(key)
+    masks = found.masks[[whole.names.index(name) for name in part.names]]
+    own_key = replace(key, slices_sha256=part.digest())
+    recorded.write(folder, {manifest.network: (own_key, recorded.Recorded(masks, found.runtime))})
+    return folder

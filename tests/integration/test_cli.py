@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from edgeseg import benchmark, bundle, cli
+from edgeseg.readers import recorded, slices
 from edgeseg.types import Speed
 
 COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "benchmark", "sign", "doctor")
@@ -374,18 +375,28 @@ def test_a_missing_tensorrt(short_tiff: Path, edgeseg: Edgeseg, tmp_path: Path, 
     assert (run.code, "JetPack 6.1" in run.err) == (4, True)
 
 
+@pytest.mark.parametrize("known", [True, False])
 def test_a_plan_of_a_shipped_network_file_without_torch(
-    edgeseg: Edgeseg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known: bool, edgeseg: Edgeseg, tmp_path: Path, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
-    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    monkeypatch.setattr(slices, "shipped_folder", lambda: few)
+    if not known:
+        monkeypatch.setitem(sys.modules, "torch", None)
+        monkeypatch.setattr(recorded, "known", dict)
     source = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
     run = edgeseg("build-engine", source, "--backend", "tensorrt-rtx", "-o", tmp_path / "rtx", "--json")
-    assert (run.code, run.json) == (0, {"name": bundle.DEFAULT_ENGINE, "parity": None}), run.err
-    assert "was not compared with the PyTorch model, which is not installed here" in run.err
-    assert edgeseg("engines", tmp_path / "rtx").code == 0
+    assert run.code == 0, run.err
+    assert ("was not compared with the PyTorch model, which is not installed here" in run.err) != known
     shown = edgeseg("engines", tmp_path / "rtx", "--json").json["engines"][0]
-    assert (shown["parity"], shown["verified_on_device"], shown["runtimes"][0]) == (None, False, "tensorrt-rtx")
+    assert (shown["parity"] is not None, shown["verified_on_device"]) == (known, False)
+    assert shown["runtimes"][0] == "tensorrt-rtx"
+    if known:
+        assert run.json["reference"].startswith("recorded masks of PyTorch")
+        assert run.json["passed"]
+    else:
+        assert run.json == {"name": bundle.DEFAULT_ENGINE, "parity": None}
 
 
 @pytest.mark.parametrize(
