@@ -23,7 +23,7 @@ SIGNATURE = "manifest.sig"
 PARITY = "parity.json"
 PICTURE = "parity.png"
 DEFAULT_NETWORK = "lgg-unet-efficientnet-lite0"
-DEFAULT_ENGINE = f"{DEFAULT_NETWORK}-fp16"
+DEFAULT_ENGINE = f"{DEFAULT_NETWORK}-int8"
 
 
 def shipped_folder() -> Path:

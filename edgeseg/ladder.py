@@ -6,7 +6,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,55 +99,73 @@ def climb(
 
     chosen = _slices(recipe, manifest)
     ranges = calibration.cached(content, chosen.slices, recipe.method, report)
-
-    def run(file: bytes, given: ByteArray) -> tuple[FloatArray, float]:
-        with backends.open_engine(_of(manifest, file), file) as engine:
-            engine.predict_logits(given[:1])
-            started = time.perf_counter()
-            return engine.predict_logits(given), 1000 * (time.perf_counter() - started) / len(given)
-
-    trial = quantize.trial(content, ranges, chosen.slices, run)
-    rungs: list[quantize.Rung] = []
-
-    def take(found: quantize.Rung) -> None:
-        if found not in rungs:
-            report(_said(found))
-        rungs[:] = [*(one for one in rungs if one != found), found]
-
-    def judged() -> Built:
-        return judge(*_int8(manifest, trial, rungs, recipe, spelling, chosen))
-
-    take(trial.rung(()))
-    built = judged()
-    if failures := _failures(built):
-        report(f"rung 1 fails parity: {failures}")
-        measure, by_harm = functools.cache(trial.rung), trial.order(report)
-        for wanted in MARGINS:
-            for found in quantize.fewest_kept(measure, by_harm, wanted):
-                take(found)
-            built = judged()
-            if not (failures := _failures(built)):
-                return built
-            report(f"rung 2, {len(rungs[-1].kept)} kept, fails parity: {failures}")
+    trial = quantize.trial(content, ranges, chosen.slices, functools.partial(_run, manifest))
+    steps = _Steps(manifest, recipe, spelling, chosen, judge, report)
+    steps.take(trial.rung(()))
+    built, failures = steps.judged(trial)
+    if failures:
+        built, failures = _fewest_kept(steps, trial)
     if failures and recipe.finetune:
-        kept = rungs[-1].kept
+        kept = steps.rungs[-1].kept
         tuned = distil(content, ranges, kept, chosen.slices)
         ranges = calibration.cached(tuned, chosen.slices, recipe.method, report)
         trial = replace(trial, content=tuned, ranges=ranges)
-        take(replace(trial.rung(kept), finetuned=True))
-        built = judged()
+        steps.take(replace(trial.rung(kept), finetuned=True))
+        built, _ = steps.judged(trial)
     return built
+
+
+@dataclass
+class _Steps:
+    """The rungs so far; the last one is what is judged."""
+
+    manifest: Manifest
+    recipe: Recipe
+    spelling: Spelling
+    chosen: slices.Slices
+    judge: Callable[[Manifest, bytes], Built]
+    report: Callable[[str], None]
+    rungs: list[quantize.Rung] = field(default_factory=list)
+
+    def take(self, found: quantize.Rung) -> None:
+        """Put a rung last; it is reported once."""
+        if found not in self.rungs:
+            self.report(_said(found))
+        self.rungs = [*(one for one in self.rungs if one != found), found]
+
+    def judged(self, trial: quantize.Trial) -> tuple[Built, str]:
+        """The last rung's network file with the gate's verdict, and why it failed; empty when it passed."""
+        built = self.judge(*_int8(self, trial))
+        verdict = built.manifest.parity
+        failures = "; ".join(verdict.failures) if verdict else ""
+        if failures:
+            self.report(f"with {len(self.rungs[-1].kept)} convolutions kept, parity fails: {failures}")
+        return built, failures
+
+
+def _fewest_kept(steps: _Steps, trial: quantize.Trial) -> tuple[Built, str]:
+    """The second rung: as few convolutions kept as reach a margin, the next margin while the gate fails."""
+    measure, by_harm = functools.cache(trial.rung), trial.order(steps.report)
+    for wanted in MARGINS:
+        for found in quantize.fewest_kept(measure, by_harm, wanted):
+            steps.take(found)
+        built, failures = steps.judged(trial)
+        if not failures:
+            break
+    return built, failures
+
+
+def _run(manifest: Manifest, file: bytes, given: ByteArray) -> tuple[FloatArray, float]:
+    with backends.open_engine(_of(manifest, file), file) as engine:
+        engine.predict_logits(given[:1])
+        started = time.perf_counter()
+        return engine.predict_logits(given), 1000 * (time.perf_counter() - started) / len(given)
 
 
 def _slices(recipe: Recipe, manifest: Manifest) -> slices.Slices:
     if recipe.calibration is None:
         return slices.read("calibration", manifest.preprocessing)
     return slices.of_studies(recipe.calibration, manifest.preprocessing)
-
-
-def _failures(built: Built) -> str:
-    verdict = built.manifest.parity
-    return "; ".join(verdict.failures) if verdict else ""
 
 
 def _said(rung: quantize.Rung) -> str:
@@ -158,34 +176,28 @@ def _said(rung: quantize.Rung) -> str:
     )
 
 
-def _int8(
-    manifest: Manifest,
-    trial: quantize.Trial,
-    rungs: list[quantize.Rung],
-    recipe: Recipe,
-    spelling: Spelling,
-    chosen: slices.Slices,
-) -> tuple[Manifest, bytes]:
+def _int8(steps: _Steps, trial: quantize.Trial) -> tuple[Manifest, bytes]:
     """The network file of the last rung: what is not quantised is stored in FP16, for TensorRT computed in it too."""
     from edgeseg.export import precision as rounding
     from edgeseg.export import quantised
 
-    kept = rungs[-1].kept
-    if spelling == "signed":
+    last, chosen = steps.rungs[-1], steps.chosen
+    kept = last.kept
+    if steps.spelling == "signed":
         file = rounding.to_fp16(quantised.quantise(trial.content, trial.ranges, kept))
     else:
         file = quantize.unsigned(trial.content, trial.ranges, kept)
     facts = {
-        "method": recipe.method,
-        "spelling": spelling,
+        "method": steps.recipe.method,
+        "spelling": steps.spelling,
         "slices": len(chosen.names),
         "patients": len(set(chosen.patients)),
         "slices_sha256": chosen.digest(),
         "kept": list(kept),
-        "finetuned": rungs[-1].finetuned,
-        "rungs": [{**asdict(one), "kept": len(one.kept)} for one in rungs],
+        "finetuned": last.finetuned,
+        "rungs": [{**asdict(one), "kept": len(one.kept)} for one in steps.rungs],
     }
-    return replace(_of(manifest, file), calibration=facts), file
+    return replace(_of(steps.manifest, file), calibration=facts), file
 
 
 def _of(manifest: Manifest, content: bytes) -> Manifest:

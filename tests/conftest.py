@@ -22,6 +22,7 @@ PATIENTS = 6
 SLICES = 5
 PARITY_PATIENTS = 8
 """Of the 15: two slices with an abnormality and one without from each, 24 in all."""
+FP16_ENGINE = f"{bundle.DEFAULT_NETWORK}-fp16"
 TINY = ("Linknet", "tu-test_resnet")
 TINY_PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
 
@@ -135,8 +136,8 @@ def _pair_of_keys(folder: Path, name: str) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def shipped() -> tuple[Manifest, bytes]:
-    """The default engine: U-Net/EfficientNet-lite0, weights in FP16."""
-    return bundle.read(bundle.find(bundle.DEFAULT_ENGINE))
+    """The default network with its weights in FP16."""
+    return bundle.read(bundle.find(FP16_ENGINE))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from edgeseg import benchmark, bundle, cli
 from edgeseg.readers import recorded, slices
 from edgeseg.types import Speed
 
+FP16_ENGINE = f"{bundle.DEFAULT_NETWORK}-fp16"
 COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "engines", "benchmark", "sign", "doctor")
 HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
 
@@ -344,7 +345,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> bytes:
     pytest.importorskip("tensorrt_rtx", reason="plans are built by the extra tensorrt-rtx")
     from edgeseg.export import graph
 
-    content = bundle.read(bundle.find(bundle.DEFAULT_ENGINE))[1]
+    content = bundle.read(bundle.find(FP16_ENGINE))[1]
     monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: content)
     return content
 
@@ -385,7 +386,7 @@ def test_a_plan_of_a_shipped_network_file_without_torch(
     if not known:
         monkeypatch.setitem(sys.modules, "torch", None)
         monkeypatch.setattr(recorded, "known", dict)
-    source = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
+    source = bundle.find(FP16_ENGINE) / "model.onnx"
     run = edgeseg("build-engine", source, "--backend", "tensorrt-rtx", "-o", tmp_path / "rtx", "--json")
     assert run.code == 0, run.err
     assert ("was not compared with the PyTorch model, which is not installed here" in run.err) != known
@@ -396,7 +397,7 @@ def test_a_plan_of_a_shipped_network_file_without_torch(
         assert run.json["reference"].startswith("recorded masks of PyTorch")
         assert run.json["passed"]
     else:
-        assert run.json == {"name": bundle.DEFAULT_ENGINE, "parity": None}
+        assert run.json == {"name": FP16_ENGINE, "parity": None}
 
 
 @pytest.mark.parametrize(
@@ -410,7 +411,7 @@ def test_a_plan_of_a_shipped_network_file_without_torch(
     ],
 )
 def test_network_files_that_become_no_plan(arguments: list[str], found: str, edgeseg: Edgeseg, tmp_path: Path) -> None:
-    shipped = bundle.find(bundle.DEFAULT_ENGINE) / "model.onnx"
+    shipped = bundle.find(FP16_ENGINE) / "model.onnx"
     alone = Path(shutil.copy(shipped, tmp_path / "model.onnx"))
     run = edgeseg("build-engine", *(a.format(shipped=shipped, alone=alone) for a in arguments), "-o", tmp_path / "b")
     assert (run.code, found in run.err) == (2, True), run.err
@@ -482,7 +483,7 @@ def test_engines_are_listed_with_what_they_are(copied: Path, edgeseg: Edgeseg, m
     lines = edgeseg("engines", copied).out.splitlines()
     assert max(map(len, lines)) <= 80
     (row,) = [line.split() for line in lines if bundle.DEFAULT_ENGINE in line]
-    assert row == [bundle.DEFAULT_ENGINE, "fp16", "10.6", "1.0000", "no", "251"]
+    assert row == [bundle.DEFAULT_ENGINE, "int8", "5.6", "0.9869", "no", "251"]
     assert any(line.split() == ["openvino,", "onnxruntime", "passed"] for line in lines)
     missing = edgeseg("engines", copied / "nothing")
     assert (missing.code, "no engine" in missing.err) == (2, True)

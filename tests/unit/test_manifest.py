@@ -88,7 +88,7 @@ def test_the_first_format_is_read_still() -> None:
 def test_the_shipped_manifest_is_of_the_last_format() -> None:
     raw = json.loads((bundle.find(bundle.DEFAULT_ENGINE) / "manifest.json").read_text(encoding="utf-8"))
     assert raw["format"] == manifest.FORMAT
-    assert set(raw["files"]) == {"parity.json"}
+    assert set(raw["files"]) == {"parity.json", "parity.png"}
 
 
 def test_a_parity_report_of_before_lost_parts_were_counted_is_read() -> None:
