@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
 from edgeseg.console import Console
-from edgeseg.errors import InputError, ParityError
+from edgeseg.errors import EngineError, InputError, ParityError
 
 if TYPE_CHECKING:
     from edgeseg.build import Precision
@@ -106,14 +108,29 @@ def build_engine(
     }
     plan, chosen, say = _plan_options(backend, precision, given), names(patients), console.say
     recipe = _recipe(precision if source is None else None, method, calibration, finetune)
-    if source is None:
-        trained = weights or bundle.shipped_weights()
-        manifest = build.build_engine(trained, precision, data, output, backend, chosen, say, recipe, plan)
-    elif plan is None:
+    if source is not None and plan is None:
         raise InputError(f"{weights} is a bundle, which other runtimes take as it is: give --backend tensorrt")
-    else:
-        manifest = recompile.recompile(source, plan, data, output, chosen, say)
+    with _enough_memory():
+        if source is None or plan is None:
+            trained = weights or bundle.shipped_weights()
+            manifest = build.build_engine(trained, precision, data, output, backend, chosen, say, recipe, plan)
+        else:
+            manifest = recompile.recompile(source, plan, data, output, chosen, say)
     _print_built(console, manifest)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say what a failed allocation means: PyTorch and the runtimes report it as a RuntimeError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "alloc" not in str(error).lower():
+            raise
+        raise EngineError(
+            "this machine has too little memory to build the engine, and a bundle at -o is as it was: close other "
+            "programs, or build on a larger machine"
+        ) from error
 
 
 def _recipe(precision: Precision | None, method: str | None, calibration: Path | None, finetune: bool) -> Recipe:

@@ -6,6 +6,7 @@ handed on: the bytes, not the path. The signature, where one is asked for, is ve
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 PARITY = "parity.json"
 PICTURE = "parity.png"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEFAULT_NETWORK = "lgg-unet-efficientnet-lite0"
 DEFAULT_ENGINE = f"{DEFAULT_NETWORK}-int8"
 
@@ -201,7 +203,8 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     Parameters
     ----------
     folder
-        Where it goes; an earlier bundle's manifest, parity, picture and signature are dropped.
+        Where it goes; an earlier bundle's manifest, parity, picture and signature are dropped once the new files are on
+        disk.
     manifest
         Its ``files`` are filled in here.
     content
@@ -213,7 +216,7 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     Raises
     ------
     EngineError
-        When ``content`` or the plan is not what the manifest's hash says.
+        When ``content`` or the plan is not what the manifest's hash says, or the disk is full.
     InputError
         When the folder cannot be written.
     """
@@ -225,14 +228,21 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     if manifest.parity is not None:
         others[PARITY] = _json(asdict(manifest.parity))
     manifest = replace(manifest, files={name: _sha256(others[name]) for name in sorted(others)})
+    files = {manifest.file: content, **others, MANIFEST: _json(to_json(manifest))}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _stage(folder, files)
         for earlier in (MANIFEST, PARITY, PICTURE, SIGNATURE):
             (folder / earlier).unlink(missing_ok=True)
-        for name, file in {manifest.file: content, **others}.items():
-            _replace(folder / name, file)
-        _replace(folder / MANIFEST, _json(to_json(manifest)))
+        for name in files:
+            _partial(folder / name).replace(folder / name)
     except OSError as error:
+        if error.errno in _FULL:
+            needed = sum(map(len, files.values())) / 1e6
+            raise EngineError(
+                f"the disk is full: the bundle in {folder} needs {needed:.0f} MB, and an earlier one there is as it "
+                "was; free room, or give another folder with -o"
+            ) from error
         raise InputError(
             f"cannot write the bundle to {folder} ({error.strerror}): give another folder with -o"
         ) from error
@@ -299,9 +309,23 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    partial.replace(path)
+    _partial(path).write_bytes(content)
+    _partial(path).replace(path)
+
+
+def _stage(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write every file beside its place, or none."""
+    try:
+        for name, content in files.items():
+            _partial(folder / name).write_bytes(content)
+    except OSError:
+        for name in files:
+            _partial(folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def _sha256(content: bytes) -> str:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeseg import benchmark, bundle, cli
+from edgeseg import benchmark, build, bundle, cli
 from edgeseg.readers import recorded, slices
 from edgeseg.types import Speed
 
@@ -348,6 +349,54 @@ def network(monkeypatch: pytest.MonkeyPatch) -> bytes:
     content = bundle.read(bundle.find(FP16_ENGINE))[1]
     monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: content)
     return content
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_too_little_memory_to_build(
+    error: Exception, edgeseg: Edgeseg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, failure: Exception = error) -> None:
+        raise failure
+
+    monkeypatch.setattr(build, "build_engine", fail)
+    run = edgeseg("build-engine", "-o", tmp_path / "b")
+    assert (run.code, "too little memory to build the engine" in run.err) == (5, True), run.err
+    monkeypatch.setattr(build, "build_engine", partial(fail, failure=RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):
+        edgeseg("build-engine", "-o", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--fp16", "--finetune"], "--finetune is for weights that become --int8"),
+        (["--calibration", "{empty}"], "--calibration is for weights that become --int8"),
+        (["--int8", "--calibration", "{empty}"], "is empty: give a folder with DICOM files"),
+        (["--int8", "--calibration", "{ct}"], "only CT images found"),
+        (["--int8", "--method", "median"], "no calibration method 'median'"),
+        (["--int4"], "No such option"),
+    ],
+)
+def test_calibration_that_cannot_be(
+    options: list[str], found: str, edgeseg: Edgeseg, tmp_path: Path, network: bytes
+) -> None:
+    assert network
+    from pydicom.data import get_testdata_file
+
+    for name in ("empty", "ct"):
+        (tmp_path / name).mkdir()
+    shutil.copy(str(get_testdata_file("CT_small.dcm")), tmp_path / "ct" / "one.dcm")
+    given = [option.format(empty=tmp_path / "empty", ct=tmp_path / "ct") for option in options]
+    run = edgeseg("build-engine", *given, "-o", tmp_path / "b")
+    assert (run.code, found in " ".join(run.err.split())) == (2, True), run.err
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("precision", ["--fp32", "--fp16"])

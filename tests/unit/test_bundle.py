@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -197,12 +198,12 @@ def test_a_damaged_bundle_is_not_signed(folder: Path, signing_keys: Keys) -> Non
     assert not bundle.is_signed(folder)
 
 
-def test_an_interrupted_write_leaves_no_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_moving_files_that_is_interrupted_leaves_no_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(bundle, "_replace", full)
-    with pytest.raises(InputError, match="No space left on device"):
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(InputError, match="Input/output error"):
         bundle.write(folder, MANIFEST, CONTENT)
     assert not (folder / "manifest.json").exists()
 
@@ -372,3 +373,24 @@ def test_a_signed_bundle_is_not_confirmed(tmp_path: Path, signing_keys: list[tup
     with pytest.raises(InputError, match=r"is signed, and the note that its plan has passed here would undo that"):
         bundle.confirm(tmp_path / "b", replace(written, verified_on_device=True))
     assert bundle.read(tmp_path / "b", signing_keys[0][1])[0] == written
+
+
+# --- a full disk
+
+
+def test_a_full_disk_leaves_the_earlier_bundle_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle.write(tmp_path, MANIFEST, CONTENT, {"parity.png": b"worst slices"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_bytes, written = Path.write_bytes, 0
+
+    def full(path: Path, content: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(EngineError, match=r"the disk is full: .* an earlier one there is as it was"):
+        bundle.write(tmp_path, MANIFEST, CONTENT, {"parity.png": b"others"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
