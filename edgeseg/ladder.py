@@ -107,7 +107,7 @@ def climb(
         built, failures = _fewest_kept(steps, trial)
     if failures and recipe.finetune:
         kept = steps.rungs[-1].kept
-        tuned = distil(content, ranges, kept, chosen.slices)
+        tuned = distil(content, ranges, kept, trial.slices)
         ranges = calibration.cached(tuned, chosen.slices, recipe.method, report)
         trial = replace(trial, content=tuned, ranges=ranges)
         steps.take(replace(trial.rung(kept), finetuned=True))

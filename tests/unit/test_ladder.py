@@ -21,7 +21,9 @@ LAYERS = [f"conv{k}" for k in range(40)]
 
 
 class _Trial:
-    """More layers kept, more agreement: 0.950 with none, a thousandth more with each."""
+    """More layers kept, more agreement: 0.950 with none, 0.002 more with each; one of two slices is marked."""
+
+    slices: ByteArray = np.zeros((1, 3, 8, 8), np.uint8)
 
     def __init__(self, content: bytes = b"fp32") -> None:
         self.content, self.ranges, self.order_asked = content, {"x": (0.0, 1.0)}, 0
@@ -69,7 +71,7 @@ def _climb(manifest: Manifest, passing: set[bytes], recipe: Recipe) -> tuple[Bui
         return Built(replace(given, parity=replace(verdict, passed=good, failures=failures)), content, {})
 
     def distil(content: bytes, _: Any, kept: tuple[str, ...], given: ByteArray) -> bytes:
-        assert (content, set(kept) < set(LAYERS), len(given)) == (b"fp32", True, 2)
+        assert (content, set(kept) < set(LAYERS), len(given)) == (b"fp32", True, 1)
         return b"tuned"
 
     return ladder.climb(manifest, b"fp32", recipe, "unsigned", judge, distil, said.append), judged, said
