@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeseg import backends, build, bundle, model, parity, preprocess, segment
+from edgeseg import backends, build, bundle, gate, model, parity, preprocess, segment
 from edgeseg.backends.onnxruntime import OnnxRuntimeEngine
 from edgeseg.errors import EngineError, InputError, ParityError
 from edgeseg.ladder import Recipe
@@ -205,6 +207,35 @@ def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
     assert read.calibration["spelling"] == "unsigned"
     with pytest.raises(ParityError), segment.open_engine(str(tmp_path / "int8")):
         pass
+
+
+@pytest.mark.usefixtures("asked")
+def test_an_int8_bundle_has_to_pass_on_every_runtime_that_it_is_for(
+    tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lenient = parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, lost_px=1 << 16)
+    monkeypatch.setitem(parity.TOLERANCES, "int8", lenient)
+    judge, judged = gate.judge, list[str]()
+
+    def fails_on_onnx_runtime(engine: backends.Engine, *rest: Any) -> gate.Verdict:
+        judged.append(engine.runtime.split()[0])
+        verdict = judge(engine, *rest)
+        if judged[-1] == "OpenVINO":
+            return verdict
+        return replace(verdict, report=replace(verdict.report, passed=False, failures=("it differs",)))
+
+    monkeypatch.setattr(gate, "judge", fails_on_onnx_runtime)
+    to_int8 = partial(build.build_engine, tiny_weights, "int8", lgg_folder, tmp_path / "int8", patients=PATIENTS[:1])
+    manifest = to_int8()
+    assert judged[:2] == ["OpenVINO", "ONNX"]
+    assert manifest.parity is not None
+    assert not manifest.parity.passed
+    assert manifest.parity.failures[0].startswith("it differs (ONNX Runtime")
+    judged.clear()
+    named = to_int8(backend="openvino")
+    assert judged == ["OpenVINO"]
+    assert named.parity is not None
+    assert named.parity.passed
 
 
 def test_patients_without_a_folder_and_an_unknown_method_are_refused_at_once(
