@@ -532,7 +532,7 @@ def test_engines_are_listed_with_what_they_are(copied: Path, edgeseg: Edgeseg, m
     lines = edgeseg("engines", copied).out.splitlines()
     assert max(map(len, lines)) <= 80
     (row,) = [line.split() for line in lines if bundle.DEFAULT_ENGINE in line]
-    assert row == [bundle.DEFAULT_ENGINE, "int8", "5.6", "0.9869", "no", "251"]
+    assert row == [bundle.DEFAULT_ENGINE, "int8", "5.6", "0.9907", "no", "251"]
     assert any(line.split() == ["openvino,", "onnxruntime", "passed"] for line in lines)
     missing = edgeseg("engines", copied / "nothing")
     assert (missing.code, "no engine" in missing.err) == (2, True)
