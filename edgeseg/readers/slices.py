@@ -107,7 +107,8 @@ def of_studies(path: Path, preprocessing: Preprocessing, most: int = CALIBRATION
     for number, files in enumerate(studies):
         share = most // len(studies) + (number < most % len(studies))
         given = preprocess.to_network(discovery.read_study(files), preprocessing).slices
-        spread = np.unique(np.linspace(0, len(given) - 1, min(share, len(given))).round().astype(int))
+        count = min(share, len(given))
+        spread = ((np.arange(count) + 0.5) * len(given) / count).astype(int)  # the middle of each part: no end slices
         names += [f"{files.name}_{k + 1}" for k in spread]
         patients += [files.name] * len(spread)
         parts.append(given[spread])

@@ -101,6 +101,11 @@ def test_ones_own_studies_give_slices_spread_over_each(lgg_folder: Path) -> None
     assert found.drawn is None
 
 
+def test_one_slice_of_a_study_is_its_middle_one(lgg_folder: Path) -> None:
+    found = slices.of_studies(lgg_folder, VOLUME, most=len(lgg.index(lgg_folder)))
+    assert {name.rsplit("_", 1)[1] for name in found.names} == {"3"}, "each has five slices"
+
+
 def test_a_single_study_gives_all_that_it_has(repository: Path) -> None:
     patient = lgg.index(repository / "examples" / "tiff")[0]
     found = slices.of_studies(repository / "examples" / "tiff", STORED)
