@@ -27,6 +27,9 @@ LICENCE = "CC-BY-NC-SA-4.0"
 Precision = Literal["fp32", "fp16", "int8"]
 RUNTIMES = ("openvino", "onnxruntime")
 PLAN = "model.plan"
+_EXPORTERS = ("torch", "onnx", "onnxsim")
+_TOOLS = {"fp32": _EXPORTERS, "fp16": _EXPORTERS, "int8": (*_EXPORTERS, "onnxruntime")}
+"""Packages that make a network file of each precision: their versions go into the manifest."""
 
 
 def build_engine(
@@ -54,7 +57,8 @@ def build_engine(
     folder
         Where the bundle goes.
     backend
-        The runtime that parity is checked with; None takes the first of `RUNTIMES`.
+        The runtime that parity is checked with; None takes the first of `RUNTIMES`, and for ``int8`` all of them. An
+        INT8 bundle is for the runtimes that judged it.
     patients
         Names of patients below ``data``; none means all.
     report
@@ -80,8 +84,11 @@ def build_engine(
     check_choice(data, patients)
     recipe = recipe or Recipe()
     calibration.check_method(recipe.method)
+    if data and recipe.calibration and data.resolve() == recipe.calibration.resolve():
+        raise InputError(f"{data} is given for calibration and for parity: parity needs slices that chose nothing")
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
+    chosen = ladder.slices_of(recipe, preprocessing) if precision == "int8" else None
     report(f"exporting {facts['architecture']}/{facts['encoder']} to ONNX")
     runnable = model.runnable(network, facts)
     content = graph.to_onnx(runnable, preprocessing.size_px, folded=precision == "int8")
@@ -91,10 +98,10 @@ def build_engine(
     with pytorch.PyTorchEngine(runnable) as reference:
         check = partial(_checked, reference, data=data, patients=patients, report=report)
         judge = partial(_judged, check=check, backend=backend, plan=plan, report=report)
-        if precision == "int8":
+        if chosen:
             spelling: Spelling = "unsigned" if plan is None else "signed"
             tune = partial(_finetuned, runnable, report=report)
-            built = ladder.climb(manifest, content, recipe, spelling, judge, tune, report)
+            built = ladder.climb(manifest, content, recipe, spelling, chosen, judge, tune, report)
         else:
             built = judge(manifest, content)
     return bundle.write(folder, built.manifest, built.content, built.others)
@@ -129,23 +136,12 @@ def _checked(
     patients: tuple[str, ...],
     report: Callable[[str], None],
 ) -> Built:
-    """A network file or plan with the gate's verdict and its picture.
-
-    An INT8 file is judged on each runtime that it is for, unless one is named: they round in other places, and masks
-    that one of them keeps the other may lose. The verdict is that of the first to fail, else of the first.
-    """
+    """A network file or plan with the gate's verdict and its picture; in INT8 for the runtimes alone that judge it."""
     report("checking parity with the PyTorch model")
-    names = RUNTIMES if backend is None and manifest.precision == "int8" else (backend,)
-    verdicts = []
-    for name in names:
-        with backends.open_engine(manifest, content, name) as engine:
-            verdicts.append(gate.judge(engine, manifest, reference, data, patients))
-            failures = tuple(f"{failure} ({engine.runtime})" for failure in verdicts[-1].report.failures)
-        if failures:
-            break
-    verdict = verdicts[-1 if failures else 0]
-    picture = {gate.PICTURE: verdict.picture} if verdict.picture else {}
-    return Built(replace(manifest, parity=replace(verdict.report, failures=failures)), content, picture)
+    if backend and manifest.precision == "int8" and manifest.plan is None:
+        manifest = replace(manifest, runtimes=(backend,))
+    verdict = gate.judge_runtimes(manifest, content, backend, reference, data, patients)
+    return Built(replace(manifest, parity=verdict.report), content, verdict.files())
 
 
 def _judged(
@@ -242,16 +238,28 @@ def check_parity(
     proves = _proves(manifest, backend)
     if proves:
         bundle.check_confirmable(folder)
-    with ExitStack() as stack:
-        model = _model(manifest, weights, data)
-        reference = stack.enter_context(model) if model else None
-        engine = stack.enter_context(backends.open_engine(manifest, content, backend))
-        verdict = gate.judge(engine, manifest, reference, data, patients)
+    verdict = compare(manifest, content, weights, data, backend, patients)
     if picture:
         gate.save_picture(verdict, picture)
     if proves and verdict.report.passed:
-        bundle.confirm(folder, replace(manifest, verified_on_device=True, parity=verdict.report))
+        proven = replace(manifest, verified_on_device=True, parity=verdict.report)
+        bundle.confirm(folder, proven, verdict.files())
     return verdict.report
+
+
+def compare(
+    manifest: Manifest,
+    content: bytes,
+    weights: Path | None,
+    data: Path | None,
+    backend: str | None,
+    patients: tuple[str, ...],
+) -> gate.Verdict:
+    """The gate's verdict on a network file or plan; what is given and raised is as in `check_parity`."""
+    with ExitStack() as stack:
+        model = _model(manifest, weights, data)
+        reference = stack.enter_context(model) if model else None
+        return gate.judge_runtimes(manifest, content, backend, reference, data, patients)
 
 
 def _model(manifest: Manifest, weights: Path | None, data: Path | None) -> backends.Engine | None:
@@ -320,7 +328,7 @@ def _manifest(
         preprocessing=preprocessing,
         threshold=float(facts.get("threshold", "0.5")),
         calibration=None,
-        tools={"edgeseg": __version__, "numpy": np.__version__, **_versions("torch", "onnx", "onnxsim")},
+        tools={"edgeseg": __version__, "numpy": np.__version__, **_versions(*_TOOLS[precision])},
         parity=None,
         licence=LICENCE,
     )

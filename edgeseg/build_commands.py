@@ -23,6 +23,7 @@ Patients = Annotated[
     Optional[Path],  # noqa: UP045  Typer reads annotations at run time on Python 3.10
     typer.Option("--patients", help="Text file with one patient a line; all patients without it."),
 ]
+_NO_MEMORY = ("allocate memory", "bad_alloc", "bad allocation", "out of memory", "not enough memory")
 Backend = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--backend", help="openvino, onnxruntime, tensorrt or tensorrt-rtx."),
@@ -58,7 +59,10 @@ def build_engine(
     backend: Backend = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="LGG folder that parity is checked on; the shipped parity slices without it."),
+        typer.Option(
+            "--data",
+            help="LGG folder, or your own studies, that parity is checked on; the shipped parity slices without it.",
+        ),
     ] = None,
     patients: Patients = None,
     max_batch: Annotated[
@@ -121,11 +125,11 @@ def build_engine(
 
 @contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Say what a failed allocation means: PyTorch and the runtimes report it as a RuntimeError."""
+    """Say what a failed allocation means: PyTorch and OpenVINO report it as a RuntimeError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "alloc" not in str(error).lower():
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
             raise
         raise EngineError(
             "this machine has too little memory to build the engine, and a bundle at -o is as it was: close other "

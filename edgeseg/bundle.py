@@ -203,8 +203,7 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     Parameters
     ----------
     folder
-        Where it goes; an earlier bundle's manifest, parity, picture and signature are dropped once the new files are on
-        disk.
+        Where it goes; an earlier bundle's files are dropped once the new ones are on disk.
     manifest
         Its ``files`` are filled in here.
     content
@@ -232,7 +231,7 @@ def write(folder: Path, manifest: Manifest, content: bytes, others: Mapping[str,
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _stage(folder, files)
-        for earlier in (MANIFEST, PARITY, PICTURE, SIGNATURE):
+        for earlier in (MANIFEST, SIGNATURE, *_earlier(folder)):
             (folder / earlier).unlink(missing_ok=True)
         for name in files:
             _partial(folder / name).replace(folder / name)
@@ -275,23 +274,28 @@ def check_recordable(folder: Path) -> None:
         raise InputError(f"{folder.name} is signed, and its speed would undo that: leave out --record, or sign later")
 
 
-def confirm(folder: Path, manifest: Manifest) -> None:
-    """Write manifest and ``parity.json`` anew: the plan has passed parity where it runs.
+def confirm(folder: Path, manifest: Manifest, picture: Mapping[str, bytes]) -> None:
+    """Write a bundle anew with another verdict: its plan has passed parity where it runs.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    manifest
+        As it was read, but for the verdict.
+    picture
+        The verdict's picture, by its name; it takes the earlier one's place.
 
     Raises
     ------
+    EngineError
+        When the bundle is damaged, or the disk is full.
     InputError
         When the bundle is signed, which this would undo, or cannot be written.
     """
     check_confirmable(folder)
-    changed = {} if manifest.parity is None else {PARITY: _json(asdict(manifest.parity))}
-    hashes = {name: _sha256(file) for name, file in changed.items()}
-    try:
-        for name, file in changed.items():
-            _replace(folder / name, file)
-        _replace(folder / MANIFEST, _json(to_json(replace(manifest, files={**manifest.files, **hashes}))))
-    except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error.strerror}): check a copy of the bundle") from error
+    kept = {name: read_file(folder, manifest, name) for name in manifest.files if name not in (PARITY, PICTURE)}
+    write(folder, manifest, read_file(folder, manifest, manifest.file), {**kept, **picture})
 
 
 def check_confirmable(folder: Path) -> None:
@@ -308,8 +312,17 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
     return asdict(manifest)
 
 
+def _earlier(folder: Path) -> tuple[str, ...]:
+    """Files of the bundle that is in the folder, if there is one."""
+    try:
+        manifest = read_manifest(folder)
+    except EngineError:
+        return PARITY, PICTURE
+    return manifest.file, *manifest.files
+
+
 def _replace(path: Path, content: bytes) -> None:
-    _partial(path).write_bytes(content)
+    _stage(path.parent, {path.name: content})
     _partial(path).replace(path)
 
 

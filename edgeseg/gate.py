@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,10 @@ class Verdict:
 
     report: ParityReport
     picture: bytes | None
+
+    def files(self) -> dict[str, bytes]:
+        """What a bundle holds of it beside the report."""
+        return {PICTURE: self.picture} if self.picture else {}
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,58 @@ class Reference:
 
     name: str
     outputs: Callable[[Subject], FloatArray | BoolArray]
+
+
+def judge_runtimes(
+    manifest: Manifest,
+    content: bytes,
+    backend: str | None,
+    model: backends.Engine | None,
+    data: Path | None = None,
+    patients: tuple[str, ...] = (),
+) -> Verdict:
+    """`judge` on the runtime that is named, else on the first; on every one of the engine's if its tolerance says so.
+
+    Parameters
+    ----------
+    manifest, content
+        From `edgeseg.bundle.read`, or about to be written.
+    backend
+        A runtime's name.
+    model, data, patients
+        As in `judge`.
+
+    Returns
+    -------
+    Verdict
+        Of the first runtime to fail, else of the first. A further one that is not installed is left out: the report's
+        ``judged_on`` says which ran.
+
+    Raises
+    ------
+    BackendMissing
+        When the first is not installed.
+    InputError
+        As `judge`.
+    """
+    several = parity.TOLERANCES[manifest.precision].every_runtime and backend is None and manifest.plan is None
+    verdicts: list[Verdict] = []
+    ran: tuple[str, ...] = ()
+    for name in manifest.runtimes if several else (backend,):
+        try:
+            engine = backends.open_engine(manifest, content, name)
+        except BackendMissing:
+            if not verdicts:
+                raise
+            continue
+        with engine:
+            verdicts.append(judge(engine, manifest, model, data, patients))
+        ran = (*ran, engine.runtime)
+        if not verdicts[-1].report.passed:
+            break
+    verdict = verdicts[0] if verdicts[-1].report.passed else verdicts[-1]
+    failures = tuple(f"{failure} ({ran[-1]})" if several else failure for failure in verdict.report.failures)
+    return replace(verdict, report=replace(verdict.report, failures=failures, judged_on=ran))
 
 
 def judge(

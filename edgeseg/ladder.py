@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeseg import backends, quantize
 from edgeseg.readers import slices
-from edgeseg.types import ByteArray, FloatArray, Manifest
+from edgeseg.types import ByteArray, FloatArray, Manifest, Preprocessing
 
 if TYPE_CHECKING:
     from edgeseg.export.quantised import Ranges, Spelling
@@ -66,19 +66,33 @@ class Built:
     others: dict[str, bytes]
 
 
+def slices_of(recipe: Recipe, preprocessing: Preprocessing) -> slices.Slices:
+    """The slices that a recipe calibrates on.
+
+    Raises
+    ------
+    InputError
+        When its folder, or the shipped one, cannot be used.
+    """
+    if recipe.calibration is None:
+        return slices.read("calibration", preprocessing)
+    return slices.of_studies(recipe.calibration, preprocessing)
+
+
 def climb(
     manifest: Manifest,
     content: bytes,
     recipe: Recipe,
     spelling: Spelling,
+    chosen: slices.Slices,
     judge: Callable[[Manifest, bytes], Built],
     distil: Distil,
     report: Callable[[str], None],
 ) -> Built:
     """Quantise; while the gate fails, take the next rung.
 
-    First all convolutions; then all but the fewest that the masks need; then, if the recipe says so, with fine-tuned
-    weights. Ranges, layers and fine-tuning read calibration slices alone; the gate reads parity slices.
+    First all convolutions; then all but as few as a search finds that the masks need; then, if the recipe says so,
+    with fine-tuned weights. Ranges, layers and fine-tuning read calibration slices alone; the gate reads parity slices.
 
     Parameters
     ----------
@@ -88,6 +102,8 @@ def climb(
         How the INT8 network arises.
     spelling
         ``unsigned`` for OpenVINO and ONNX Runtime, ``signed`` for TensorRT.
+    chosen
+        Calibration slices, from `slices_of`.
     judge
         Makes a bundle's parts of an INT8 network file, with the gate's verdict.
     distil
@@ -97,7 +113,6 @@ def climb(
     """
     from edgeseg.export import calibration
 
-    chosen = _slices(recipe, manifest)
     ranges = calibration.cached(content, chosen.slices, recipe.method, report)
     trial = quantize.trial(content, ranges, chosen.slices, functools.partial(_run, manifest))
     steps = _Steps(manifest, recipe, spelling, chosen, judge, report)
@@ -146,13 +161,16 @@ class _Steps:
 def _fewest_kept(steps: _Steps, trial: quantize.Trial) -> tuple[Built, str]:
     """The second rung: as few convolutions kept as reach a margin, the next margin while the gate fails."""
     measure, by_harm = functools.cache(trial.rung), trial.order(steps.report)
+    verdicts: dict[tuple[str, ...], tuple[Built, str]] = {}
     for wanted in MARGINS:
         for found in quantize.fewest_kept(measure, by_harm, wanted):
             steps.take(found)
-        built, failures = steps.judged(trial)
-        if not failures:
+        kept = steps.rungs[-1].kept
+        if kept not in verdicts:  # where no choice reaches a margin, the best one comes again
+            verdicts[kept] = steps.judged(trial)
+        if not verdicts[kept][1]:
             break
-    return built, failures
+    return verdicts[kept]
 
 
 def _run(manifest: Manifest, file: bytes, given: ByteArray) -> tuple[FloatArray, float]:
@@ -160,12 +178,6 @@ def _run(manifest: Manifest, file: bytes, given: ByteArray) -> tuple[FloatArray,
         engine.predict_logits(given[:1])
         started = time.perf_counter()
         return engine.predict_logits(given), 1000 * (time.perf_counter() - started) / len(given)
-
-
-def _slices(recipe: Recipe, manifest: Manifest) -> slices.Slices:
-    if recipe.calibration is None:
-        return slices.read("calibration", manifest.preprocessing)
-    return slices.of_studies(recipe.calibration, manifest.preprocessing)
 
 
 def _said(rung: quantize.Rung) -> str:

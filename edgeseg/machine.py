@@ -22,7 +22,7 @@ def facts() -> dict[str, Any]:
         "cpu": cpu(),
         "cores": cores(),
         "instruction_sets": list(instruction_sets()),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), "edgeseg": __version__, **_versions()},
     }
 

@@ -143,7 +143,9 @@ def trial(content: bytes, ranges: Ranges, slices: ByteArray, run: Run) -> Trial:
 
 
 def fewest_kept(measure: Callable[[tuple[str, ...]], Rung], by_harm: list[str], wanted: Wanted) -> list[Rung]:
-    """Keep as few of the most harmful convolutions as agreement needs: doubled until it is met, then halved back.
+    """Keep few of the most harmful convolutions: doubled until agreement is met, then halved back.
+
+    Agreement does not grow with every convolution that is kept, so that fewer may do than the search comes by.
 
     Returns
     -------

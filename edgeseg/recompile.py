@@ -115,17 +115,15 @@ def recompile(
     manifest, _ = bundle.read(source)
     content = _converted(manifest, bundle.read_file(source, manifest, manifest.file), plan.precision)
     manifest, compiled = build.with_plan(_renamed(manifest, content, plan.precision), content, plan, report)
-    runs_here = manifest.verified_on_device
-    manifest = replace(manifest, verified_on_device=False)
-    written = bundle.write(folder, manifest, content, {build.PLAN: compiled})
-    if reason := _no_reference(written, data):
+    runs_here, others = manifest.verified_on_device, {build.PLAN: compiled}
+    if reason := _no_reference(manifest, data):
         report(f"the plan was not compared with the PyTorch model, {reason}: {_UNVERIFIED}")
-        return written
+        return bundle.write(folder, replace(manifest, verified_on_device=False), content, others)
     report("checking parity with the PyTorch model")
-    verdict = build.check_parity(folder, None, data, plan.runtime if runs_here else "onnxruntime", patients)
-    if not (runs_here and verdict.passed):  # else it has been noted
-        bundle.confirm(folder, replace(written, parity=verdict))
-    return bundle.read_manifest(folder)
+    judged, runtime = (compiled, plan.runtime) if runs_here else (content, "onnxruntime")
+    verdict = build.compare(manifest, judged, None, data, runtime, patients)
+    proven = replace(manifest, parity=verdict.report, verified_on_device=runs_here and verdict.report.passed)
+    return bundle.write(folder, proven, content, {**others, **verdict.files()})
 
 
 def _converted(manifest: Manifest, content: bytes, precision: build.Precision) -> bytes:

@@ -132,6 +132,9 @@ class ParityReport:
         None where no drawn masks were at hand.
     volume
         None in reports of an earlier edgeseg.
+    judged_on
+        The runtimes that ran, the first to fail last; the figures are that one's, or the first one's when none failed.
+        Empty in reports of an earlier edgeseg.
     """
 
     agreement: Agreement
@@ -152,3 +155,4 @@ class ParityReport:
     at_source: Agreement | None = None
     against_drawn: Overlap | None = None
     volume: VolumeDifference | None = None
+    judged_on: tuple[str, ...] = ()

@@ -53,7 +53,10 @@ class OnnxRuntimeEngine(Engine):
         self._input = self._session.get_inputs()[0].name
 
     def _run(self, slices: ByteArray) -> FloatArray:
-        return np.asarray(self._session.run(None, {self._input: slices})[0], dtype=np.float32)
+        try:
+            return np.asarray(self._session.run(None, {self._input: slices})[0], dtype=np.float32)
+        except Exception as error:  # its own types again: `Engine` knows a runtime's failure by RuntimeError
+            raise RuntimeError(str(error)) from error
 
     def _release(self) -> None:
         self._session = None

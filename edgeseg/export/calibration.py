@@ -7,12 +7,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeseg.errors import InputError
+from edgeseg.errors import EngineError, InputError
 from edgeseg.export.graph import INPUT
 from edgeseg.export.quantised import Ranges, save
 from edgeseg.types import ByteArray
@@ -40,6 +41,8 @@ def ranges(content: bytes, slices: ByteArray, method: str = "min-max") -> Ranges
     ------
     InputError
         When there is no such method, or no slice.
+    EngineError
+        When ONNX Runtime fails, or lacks memory or room.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, calibrate
@@ -48,7 +51,7 @@ def ranges(content: bytes, slices: ByteArray, method: str = "min-max") -> Ranges
     if not len(slices):
         raise InputError("there are no slices to calibrate on")
     inputs = {n.input[0] for n in onnx.load_from_string(content).graph.node if n.op_type == "Conv"}
-    with tempfile.TemporaryDirectory() as folder:
+    with _failures(), tempfile.TemporaryDirectory() as folder:
         path = save(content, Path(folder))
         calibrator = calibrate.create_calibrator(
             path,
@@ -62,6 +65,19 @@ def ranges(content: bytes, slices: ByteArray, method: str = "min-max") -> Ranges
         found: Any = calibrator.compute_data()
         limits = {name: found[name].range_value for name in found if name in inputs}
     return {name: (np.min(low).item(), np.max(high).item()) for name, (low, high) in limits.items()}
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """ONNX Runtime raises types of its own that share no base, and it works on files."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise EngineError(
+            f"the network could not be watched on the calibration slices ({said}): free memory and room in the folder "
+            "of temporary files, or build on a larger machine"
+        ) from error
 
 
 def check_method(method: str) -> None:

@@ -213,7 +213,7 @@ def test_an_int8_bundle_climbs_the_ladder_and_says_what_it_did(
 def test_an_int8_bundle_has_to_pass_on_every_runtime_that_it_is_for(
     tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lenient = parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, lost_px=1 << 16)
+    lenient = parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, lost_px=1 << 16, every_runtime=True)
     monkeypatch.setitem(parity.TOLERANCES, "int8", lenient)
     judge, judged = gate.judge, list[str]()
 
@@ -236,6 +236,14 @@ def test_an_int8_bundle_has_to_pass_on_every_runtime_that_it_is_for(
     assert judged == ["OpenVINO"]
     assert named.parity is not None
     assert named.parity.passed
+    assert (named.runtimes, len(named.parity.judged_on)) == (("openvino",), 1), "the other has not judged it"
+    assert bundle.read(tmp_path / "int8")[0] == named
+
+
+def test_parity_is_not_checked_on_what_calibrated(tiny_weights: Path, lgg_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(calibration=lgg_folder)
+    with pytest.raises(InputError, match="is given for calibration and for parity"):
+        build.build_engine(tiny_weights, "int8", lgg_folder, tmp_path / "engine", recipe=recipe)
 
 
 def test_patients_without_a_folder_and_an_unknown_method_are_refused_at_once(

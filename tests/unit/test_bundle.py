@@ -360,8 +360,11 @@ def test_a_plan_is_confirmed(tmp_path: Path) -> None:
     written = bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
     assert written.parity is not None
     report = replace(written.parity, reference="where it runs")
-    bundle.confirm(tmp_path, replace(written, verified_on_device=True, parity=report))
-    found, _ = bundle.read(tmp_path)
+    picture = {"parity.png": b"where it runs"}
+    bundle.confirm(tmp_path, replace(written, verified_on_device=True, parity=report), picture)
+    found, plan = bundle.read(tmp_path)
+    assert plan == PLAN_BYTES
+    assert (tmp_path / "parity.png").read_bytes() == b"where it runs"
     assert (found.verified_on_device, found.parity) == (True, report)
     assert json.loads((tmp_path / "parity.json").read_text())["reference"] == "where it runs"
     assert found.files["parity.json"] != written.files["parity.json"]
@@ -371,26 +374,46 @@ def test_a_signed_bundle_is_not_confirmed(tmp_path: Path, signing_keys: list[tup
     written = bundle.write(tmp_path / "b", PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
     bundle.sign(tmp_path / "b", signing_keys[0][0])
     with pytest.raises(InputError, match=r"is signed, and the note that its plan has passed here would undo that"):
-        bundle.confirm(tmp_path / "b", replace(written, verified_on_device=True))
+        bundle.confirm(tmp_path / "b", replace(written, verified_on_device=True), {})
     assert bundle.read(tmp_path / "b", signing_keys[0][1])[0] == written
 
 
 # --- a full disk
 
 
-def test_a_full_disk_leaves_the_earlier_bundle_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle.write(tmp_path, MANIFEST, CONTENT, {"parity.png": b"worst slices"})
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+def _full_at(monkeypatch: pytest.MonkeyPatch, file: int) -> None:
+    """The disk is full when this many files have been begun."""
     write_bytes, written = Path.write_bytes, 0
 
     def full(path: Path, content: bytes) -> int:
         nonlocal written
         written += 1
-        if written == 3:
+        if written == file:
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_bytes(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(EngineError, match=r"the disk is full: .* an earlier one there is as it was"):
-        bundle.write(tmp_path, MANIFEST, CONTENT, {"parity.png": b"others"})
+
+
+@pytest.mark.parametrize("file", [1, 2, 3, 4])
+def test_a_full_disk_leaves_the_earlier_bundle_as_it_was(
+    file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        _full_at(patch, file)
+        with pytest.raises(EngineError, match=r"the disk is full: .* an earlier one there is as it was"):
+            bundle.write(tmp_path, MANIFEST, CONTENT, {"parity.png": b"others", "notes.txt": b"others"})
+    with monkeypatch.context() as patch:
+        _full_at(patch, file)
+        with pytest.raises(EngineError, match="the disk is full"):
+            bundle.confirm(tmp_path, replace(written, verified_on_device=True), {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_an_earlier_bundle_go(tmp_path: Path) -> None:
+    bundle.write(tmp_path, PLANNED, CONTENT, {"model.plan": PLAN_BYTES, "parity.png": b"worst slices"})
+    (tmp_path / "notes.txt").write_text("mine")
+    bundle.write(tmp_path, MANIFEST, CONTENT)
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "model.onnx", "parity.json", "notes.txt"}

@@ -17,6 +17,7 @@ from edgeseg.quantize import Rung
 from edgeseg.readers import slices
 from edgeseg.types import ByteArray, Manifest
 
+FEW = slices.Slices(("a_1", "b_1"), ("a", "b"), np.zeros((2, 3, 8, 8), np.uint8), None)
 LAYERS = [f"conv{k}" for k in range(40)]
 
 
@@ -40,8 +41,6 @@ class _Trial:
 def trial(monkeypatch: pytest.MonkeyPatch) -> _Trial:
     """The ladder with this trial, and files that say what they were made of."""
     made = _Trial()
-    few = slices.Slices(("a_1", "b_1"), ("a", "b"), np.zeros((2, 3, 8, 8), np.uint8), None)
-    monkeypatch.setattr(slices, "read", lambda *_: few)
     monkeypatch.setattr(calibration, "cached", lambda *_: {"x": (0.0, 1.0)})
     monkeypatch.setattr(quantize, "trial", lambda *_: made)
     monkeypatch.setattr(quantize, "unsigned", lambda content, _, kept: content + b" %d" % len(kept))
@@ -74,7 +73,7 @@ def _climb(manifest: Manifest, passing: set[bytes], recipe: Recipe) -> tuple[Bui
         assert (content, set(kept) < set(LAYERS), len(given)) == (b"fp32", True, 1)
         return b"tuned"
 
-    return ladder.climb(manifest, b"fp32", recipe, "unsigned", judge, distil, said.append), judged, said
+    return ladder.climb(manifest, b"fp32", recipe, "unsigned", FEW, judge, distil, said.append), judged, said
 
 
 def test_a_network_that_passes_at_once_is_not_measured_further(trial: _Trial, manifest: Manifest) -> None:
@@ -114,3 +113,10 @@ def test_fine_tuning_is_the_last_rung_and_only_on_request(manifest: Manifest) ->
     assert built.manifest.calibration is not None
     assert built.manifest.calibration["finetuned"]
     assert "weights fine-tuned" in said[-1]
+
+
+@pytest.mark.usefixtures("trial")
+def test_a_choice_that_comes_again_is_not_judged_again(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Trial, "order", lambda *_: LAYERS[:8])  # at most four of them are kept: no margin is reached
+    _, judged, _ = _climb(manifest, set(), Recipe())
+    assert judged == [b"fp32 0", b"fp32 4"]
