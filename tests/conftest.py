@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeseg import build, bundle, segment
+from edgeseg import build, bundle, cli, segment
 from edgeseg.readers import recorded, slices
 from edgeseg.types import BoolArray, ByteArray, Manifest
 
@@ -164,3 +165,42 @@ def few(shipped: tuple[Manifest, bytes], tmp_path_factory: pytest.TempPathFactor
     own_key = replace(key, slices_sha256=part.digest())
     recorded.write(folder, {manifest.network: (own_key, recorded.Recorded(masks, found.runtime))})
     return folder
+
+
+# --- the command line
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which has to be JSON and nothing else."""
+        return json.loads(self.out)
+
+
+Edgeseg = Callable[..., Run]
+
+
+@pytest.fixture
+def edgeseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Edgeseg:
+    """`edgeseg` in this process, from an empty working folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str | Path) -> Run:
+        monkeypatch.setattr(sys, "argv", ["edgeseg", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        printed = capsys.readouterr()
+        return Run(code, printed.out, printed.err)
+
+    return run

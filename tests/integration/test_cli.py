@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg import benchmark, build, bundle, cli
+from edgeseg import benchmark, build, bundle
 from edgeseg.readers import recorded, slices
 from edgeseg.types import Speed
 
@@ -24,40 +24,8 @@ COMMANDS = ("infer", "train", "prepare", "build-engine", "parity", "evaluate", "
 HEAVY = ("torch", "openvino", "SimpleITK", "pydicom", "highdicom", "numpy", "PIL", "onnx", "onnxruntime", "matplotlib")
 
 
-@dataclass(frozen=True)
-class Run:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output, which has to be JSON and nothing else."""
-        return json.loads(self.out)
-
-
-Edgeseg = Callable[..., Run]
-
-
-@pytest.fixture
-def edgeseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Edgeseg:
-    """`edgeseg` in this process, from an empty working folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments: str | Path) -> Run:
-        monkeypatch.setattr(sys, "argv", ["edgeseg", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        printed = capsys.readouterr()
-        return Run(code, printed.out, printed.err)
-
-    return run
+Edgeseg = Callable[..., Any]
+"""The fixture `edgeseg`: arguments to how the command ended."""
 
 
 @pytest.fixture(scope="module")

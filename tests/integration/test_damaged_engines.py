@@ -7,14 +7,15 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeseg import bundle, cli
+from edgeseg import bundle
 from edgeseg.export import calibration, quantised
 from edgeseg.readers import recorded, slices
 from edgeseg.types import Manifest
@@ -22,35 +23,16 @@ from edgeseg.types import Manifest
 FP16_ENGINE = f"{bundle.DEFAULT_NETWORK}-fp16"
 
 
-@dataclass(frozen=True)
-class Run:
-    """How `edgeseg parity` ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Parity = Callable[..., Run]
+Parity = Callable[..., Any]
+"""The fixture `parity`: arguments to how the command ended."""
 
 
 @pytest.fixture
-def parity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], few: Path) -> Parity:
-    """`edgeseg parity` in this process, on 24 parity slices, where PyTorch is not installed."""
+def parity(monkeypatch: pytest.MonkeyPatch, edgeseg: Callable[..., Any], few: Path) -> Parity:
+    """`edgeseg parity` on 24 parity slices, where PyTorch is not installed."""
     monkeypatch.setattr(slices, "shipped_folder", lambda: few)
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-
-    def run(*arguments: str | Path) -> Run:
-        monkeypatch.setattr(sys, "argv", ["edgeseg", "parity", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        printed = capsys.readouterr()
-        return Run(code, printed.out, printed.err)
-
-    return run
+    return partial(edgeseg, "parity")
 
 
 def _written(folder: Path, manifest: Manifest, content: bytes) -> Path:

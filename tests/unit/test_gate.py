@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgeseg import build, gate
-from edgeseg.errors import InputError, OutputError, StudyError
+from edgeseg import build, gate, parity
+from edgeseg.errors import BackendMissing, InputError, OutputError, StudyError
 
 PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
 
@@ -102,3 +104,28 @@ def test_the_mask_goes_back_to_the_grid_that_it_came_from() -> None:
     logits[:, :, 100:150, 100:150] = 4
     assert np.array_equal(preprocess.to_grid(logits, square), logits[:, 0])
     assert preprocess.to_grid(logits, wide).shape == (3, 320, 400)
+
+
+# --- which runtimes judge
+
+
+@pytest.fixture
+def every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FP32 engines have to pass on all of their runtimes, as INT8 ones do."""
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", replace(parity.TOLERANCES["fp32"], every_runtime=True))
+
+
+@pytest.mark.usefixtures("every_runtime")
+def test_every_runtime_judges_and_the_report_says_which(
+    tiny_bundle: Path, tiny_weights: Path, lgg_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (tiny_bundle, tiny_weights, lgg_folder)
+    both = build.check_parity(*given, patients=PATIENTS[:1])
+    assert [name.split()[0] for name in both.judged_on] == ["OpenVINO", "ONNX"]
+    one = build.check_parity(*given, "onnxruntime", PATIENTS[:1])
+    assert [name.split()[0] for name in one.judged_on] == ["ONNX"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert [name.split()[0] for name in build.check_parity(*given, patients=PATIENTS[:1]).judged_on] == ["OpenVINO"]
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendMissing, match="the backend openvino is not installed"):
+        build.check_parity(*given, patients=PATIENTS[:1])

@@ -126,6 +126,18 @@ def test_with_torch_and_weights_it_is_compared(
 
 
 @pytest.mark.usefixtures("rtx")
+def test_a_plan_that_cannot_be_judged_leaves_the_earlier_bundle(
+    tiny_bundle: Path, tiny_weights: Path, lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "b")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    monkeypatch.setattr(bundle, "shipped_weights", lambda _: tiny_weights)
+    with pytest.raises(InputError, match="no patient nobody"):
+        recompile.recompile(tiny_bundle, RTX, lgg_folder, tmp_path / "b", ("nobody",))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()} == before
+
+
+@pytest.mark.usefixtures("rtx")
 def test_a_file_that_computes_in_fp16_is_taken_as_it_is(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,3 +132,11 @@ def test_what_it_refuses_is_said_once(tiny_bundle: Path, capfd: pytest.CaptureFi
     with pytest.raises(EngineError, match="refuses tiny-fp32"):
         backends.open_engine(bundle.read_manifest(tiny_bundle), b"no network", "onnxruntime")
     assert capfd.readouterr().err == ""
+
+
+def test_its_own_errors_while_it_runs_are_the_engines(tiny_bundle: Path) -> None:
+    with (
+        backends.open_engine(*bundle.read(tiny_bundle), "onnxruntime") as engine,
+        pytest.raises(EngineError, match=r"ONNX Runtime .* failed on \(1, 3, 40, 40\) slices"),
+    ):
+        engine.predict_logits(np.zeros((1, 3, 40, 40), np.uint8))

@@ -165,6 +165,11 @@ def test_other_methods_give_narrower_ranges(method: str, folded: bytes, ranges: 
     assert all(high > 0 for _, high in found.values())
 
 
+def test_a_network_that_cannot_be_watched(folded: bytes) -> None:
+    with pytest.raises(EngineError, match="could not be watched on the calibration slices"):
+        calibration.ranges(folded, SLICES[:, :, :40, :40])
+
+
 def test_an_unknown_method_and_no_slices_are_refused(folded: bytes) -> None:
     with pytest.raises(InputError, match="min-max, entropy, percentile"):
         calibration.ranges(folded, SLICES, "median")

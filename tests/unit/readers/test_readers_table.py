@@ -13,7 +13,7 @@ from edgeseg.readers import runlength, table
 from edgeseg.types import BoolArray
 
 pa = pytest.importorskip("pyarrow", reason="the [train] extra is not installed")
-parquet = pytest.importorskip("pyarrow.parquet")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the [train] extra is not installed")
 
 COLUMNS = table.Columns("image", "class_id", "rle_mask", None)
 NAMES = ["a.png", "b.png", "c.png"]
