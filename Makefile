@@ -26,6 +26,7 @@ figures:
 	edgeseg build-engine engines/$(NETWORK)/weights.safetensors --fp32 -o build/fp32 $(HELD_BACK) --json > benchmarks/results/parity_fp32.json
 	edgeseg parity $(NETWORK)-fp16 $(HELD_BACK) --json > benchmarks/results/parity_fp16.json
 	edgeseg evaluate $(NETWORK)-fp16 $(HELD_BACK) --json > benchmarks/results/evaluate.json
+	edgeseg evaluate $(NETWORK)-int8 $(HELD_BACK) --json > benchmarks/results/evaluate_int8.json
 	python benchmarks/intensity_rule.py $(DATA)
 	python benchmarks/robustness.py $(NETWORK)-fp16 $(DATA) --patients calibration/validation-patients.txt
 	python benchmarks/examples.py
