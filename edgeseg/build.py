@@ -86,6 +86,8 @@ def build_engine(
     calibration.check_method(recipe.method)
     if data and recipe.calibration and data.resolve() == recipe.calibration.resolve():
         raise InputError(f"{data} is given for calibration and for parity: parity needs slices that chose nothing")
+    if plan:
+        nvidia.load(plan.runtime)  # a runtime that is missing is said before minutes of work
     network, facts = model.load(weights)
     preprocessing = Preprocessing(_intensity(facts.get("intensity", "stored"), weights))
     chosen = ladder.slices_of(recipe, preprocessing) if precision == "int8" else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg import backends, build, bundle, gate, model, parity, preprocess, segment
+from edgeseg import backends, build, bundle, gate, model, nvidia, parity, preprocess, segment
 from edgeseg.backends.onnxruntime import OnnxRuntimeEngine
 from edgeseg.errors import EngineError, InputError, ParityError
 from edgeseg.ladder import Recipe
@@ -331,6 +331,7 @@ def test_a_plan_that_runs_here_is_judged_itself(
     monkeypatch.setattr(_OnDevice, "network", exported)
     monkeypatch.setattr(_OnDevice, "plans", ())
     monkeypatch.setitem(backends.BACKENDS, "tensorrt", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    monkeypatch.setattr(nvidia, "load", lambda _: None)
     built = Plan(b"plan", "10.7.0", 0, Layers(9, 0), PlanOptions("tensorrt", "fp32"))
     monkeypatch.setattr(plan, "build_plan", lambda *_: built)
     monkeypatch.setattr(build, "_gpu", lambda: {"gpu": "Card", "gpu_capability": "8.9"})
@@ -409,6 +410,7 @@ def test_the_verdict_of_an_int8_plan_is_its_own_where_it_runs(
 
     monkeypatch.setattr(_OnDevice, "plans", ())
     monkeypatch.setitem(backends.BACKENDS, "tensorrt", (f"{_OnDevice.__module__}:_OnDevice", ""))
+    monkeypatch.setattr(nvidia, "load", lambda _: None)
     monkeypatch.setattr(plan, "build_plan", build_plan)
     monkeypatch.setattr(build, "_gpu", lambda: {"gpu": "Card", "gpu_capability": "8.7"})
     monkeypatch.setitem(parity.TOLERANCES, "int8", LENIENT)
