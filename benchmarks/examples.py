@@ -27,7 +27,7 @@ def main() -> None:
     with segment.open_engine() as opened, tempfile.TemporaryDirectory() as folder:
         for kind in ("tiff", "dicom"):
             (study,) = readers.find_studies(EXAMPLES / kind)
-            masks[kind] = segment.segment(study, opened, Path(folder), ("report",)).segmentation.mask
+            masks[kind] = segment.segment(study, opened, Path(folder), segment.Options(("report",))).segmentation.mask
     (patient,) = lgg.index(EXAMPLES / "tiff")
     figures = {
         "iou_dicom_tiff": metrics.iou(masks["dicom"], masks["tiff"]),

@@ -24,7 +24,7 @@ def run(
     studies: list[readers.StudyFiles],
     opened: segment.OpenEngine,
     output: Path,
-    formats: tuple[str, ...] | None = None,
+    options: segment.Options = segment.DEFAULTS,
     say: segment.Say = lambda _: None,
 ) -> Iterator[Outcome]:
     """Segment one study after the other.
@@ -33,7 +33,7 @@ def run(
     ----------
     studies
         From `edgeseg.readers.find_studies`.
-    opened, output, formats, say
+    opened, output, options, say
         As in `edgeseg.segment.segment`.
 
     Yields
@@ -43,7 +43,7 @@ def run(
     """
     for files in studies:
         try:
-            yield Outcome(files.name, files.root, segment.segment(files, opened, output, formats, say), None)
+            yield Outcome(files.name, files.root, segment.segment(files, opened, output, options, say), None)
         except OutputError as error:
             yield Outcome(files.name, files.root, None, error)
             return

@@ -31,6 +31,22 @@ class OpenEngine:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What the caller decides about a study's results.
+
+    Parameters
+    ----------
+    formats
+        Names from `edgeseg.writers.FORMATS`; None takes the study's defaults.
+    """
+
+    formats: tuple[str, ...] | None = None
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished study: what was read and found, and the files written (relative to ``folder``)."""
 
@@ -99,7 +115,7 @@ def segment(
     files: readers.StudyFiles,
     opened: OpenEngine,
     output: Path,
-    formats: tuple[str, ...] | None = None,
+    options: Options = DEFAULTS,
     say: Say = lambda _: None,
 ) -> Result:
     """Segment one study and write the results to ``output/<study>/``: all of them, or none.
@@ -112,8 +128,8 @@ def segment(
         From `open_engine`.
     output
         Folder that the study's own folder goes into.
-    formats
-        Names from `edgeseg.writers.FORMATS`; None takes the study's defaults.
+    options
+        Formats, and what else can be chosen.
     say
         Called with the name of each step.
 
@@ -130,7 +146,7 @@ def segment(
     with staging(output, files.name) as stage:
         with _timed("read", timings, say):
             study = readers.read_study(files)
-        chosen = formats or writers.default_formats(study)
+        chosen = options.formats or writers.default_formats(study)
         writers.check_formats(study, chosen)
         with _timed("preprocess", timings, say):
             given = preprocess.to_network(study, opened.manifest.preprocessing)

@@ -25,7 +25,7 @@ def studies(tmp_path: Path, example_tiff: Path) -> Path:
 
 def test_a_bad_study_among_good_ones(studies: Path, tmp_path: Path, default_engine: segment.OpenEngine) -> None:
     found = readers.find_studies(studies)
-    outcomes = list(batch.run(found, default_engine, tmp_path / "out", ("masks", "report")))
+    outcomes = list(batch.run(found, default_engine, tmp_path / "out", segment.Options(("masks", "report"))))
     assert [outcome.name for outcome in outcomes] == ["a-good", "b-bad", "c-good"]
     assert [outcome.root for outcome in outcomes] == [studies / outcome.name for outcome in outcomes]
     first, bad, last = outcomes
@@ -40,7 +40,7 @@ def test_a_bad_study_among_good_ones(studies: Path, tmp_path: Path, default_engi
 
 
 def test_studies_are_segmented_one_by_one(studies: Path, tmp_path: Path, default_engine: segment.OpenEngine) -> None:
-    outcomes = batch.run(readers.find_studies(studies), default_engine, tmp_path / "out", ("masks",))
+    outcomes = batch.run(readers.find_studies(studies), default_engine, tmp_path / "out", segment.Options(("masks",)))
     next(outcomes)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a-good"]
 

@@ -128,7 +128,7 @@ def test_a_failed_run_keeps_the_earlier_results(
     short_tiff: Path, tmp_path: Path, default_engine: segment.OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (files,) = readers.find_studies(short_tiff)
-    segment.segment(files, default_engine, tmp_path, ("masks", "report"))
+    segment.segment(files, default_engine, tmp_path, segment.Options(("masks", "report")))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def write(*_: Any) -> list[str]:
@@ -146,7 +146,7 @@ def test_a_format_that_a_study_cannot_have(
 ) -> None:
     (files,) = readers.find_studies(short_tiff)
     with pytest.raises(InputError, match="choose among"):
-        segment.segment(files, default_engine, tmp_path / "out", formats)
+        segment.segment(files, default_engine, tmp_path / "out", segment.Options(formats))
     assert not (tmp_path / "out").exists()
 
 
@@ -272,5 +272,5 @@ def test_the_study_itself_is_not_touched(short_tiff: Path, tmp_path: Path, defau
     shutil.copytree(short_tiff, copy)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in copy.iterdir()}
     (files,) = readers.find_studies(copy)
-    segment.segment(files, default_engine, tmp_path / "out", ("masks",))
+    segment.segment(files, default_engine, tmp_path / "out", segment.Options(("masks",)))
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in copy.iterdir()} == before
