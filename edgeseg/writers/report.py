@@ -61,6 +61,11 @@ class ReportFacts:
         """SHA-256 of the network file, in hex; empty where it is not known."""
         return str(self.engine.get("sha256", ""))
 
+    @property
+    def parity(self) -> str:
+        """Whether the engine's masks are known to be the PyTorch model's: ``passed`` or ``unverified``."""
+        return str(self.engine.get("parity", "unverified"))
+
 
 def write(
     segmentation: Segmentation,
