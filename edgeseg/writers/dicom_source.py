@@ -167,8 +167,9 @@ def _by_slice(images: Sequence[SourceImage], geometry: Geometry, study: Study) -
         )
     distances = np.linalg.norm(slices[:, None, :] - positions[None, :, :], axis=2)
     nearest = distances.argmin(axis=1)
-    if distances.min(axis=1).max() > geometry.spacing_mm[0] / 2 or len(set(nearest.tolist())) != len(nearest):
-        index = int(distances.min(axis=1).argmax())
+    far = distances.min(axis=1) > geometry.spacing_mm[0] / 2
+    if far.any() or len(set(nearest.tolist())) != len(nearest):
+        index = int(far.argmax())
         raise StudyError(
             f"slice {index + 1} of study {study.name} lies {distances[index].min():.1f} mm from the nearest position "
             f"that the FLAIR headers give, so DICOM results would be misplaced: {_REMEDY}"

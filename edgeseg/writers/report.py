@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeseg import __version__
 from edgeseg.types import CHANNELS, Segmentation, Study
+from edgeseg.writers.diameter import largest_diameter
 
 FILE = "report.json"
 SCHEMA_VERSION = 1
@@ -108,11 +109,13 @@ def to_dict(
 ) -> dict[str, Any]:
     """Return the report as plain JSON values, keys in a fixed order.
 
-    Volumes are in ml, areas in mm2 or pixels of the FLAIR grid, times in ms. What the files do not say is null.
+    Volumes are in ml, diameters in mm, areas in mm2 or pixels of the FLAIR grid, times in ms. What the files do not
+    say is null.
     """
     timings = dict(segmentation.timings_ms)
     if write_ms is not None:
         timings["write"] = write_ms
+    diameter = largest_diameter(segmentation, study)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "edgeseg_version": __version__,
@@ -120,6 +123,7 @@ def to_dict(
         "study": {"name": study.name, "source": study.source, "grid": _grid(study)},
         "finding": "FLAIR abnormality",
         "volume_ml": _rounded(segmentation.volume_ml, 3),
+        "largest_diameter_mm": _rounded(None if diameter is None else diameter.length_mm, 3),
         "marked_slices": sum(area > 0 for area in segmentation.slice_area_px),
         "engine": _engine(facts.engine),
         "threshold": facts.threshold,
