@@ -22,6 +22,9 @@ from edgeseg import readers, segment
 
 PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 RESULTS = {"segmentation.dcm": "SEG", "report.dcm": "SR", "secondary-capture.dcm": "OT"}
+PROPOSED = {"1.2.840.10008.1.2.1": "-xe", "1.2.840.10008.1.2.5": "-xr", "1.2.840.10008.1.2.4.80": "-xt"}
+"""The example's transfer syntaxes (explicit little endian, RLE, JPEG-LS), and how storescu is told to propose them."""
+
 START_S = 60
 
 
@@ -31,6 +34,12 @@ def _tool(name: str) -> str:
         if found := shutil.which(name, path=folder):
             return found
     pytest.skip(f"DCMTK's {name} is missing: apt-get install dcmtk")
+
+
+def _run(tool: str, *arguments: str) -> None:
+    """Run one of DCMTK's tools; what it complains of is the failure."""
+    result = subprocess.run([_tool(tool), *arguments], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, f"{tool}: {result.stdout}{result.stderr}"
 
 
 def _free_port() -> int:
@@ -57,9 +66,13 @@ class Orthanc:
         return json.loads(self.get(path))
 
     def store(self, files: list[Path]) -> None:
-        """Send files by C-STORE, with DCMTK."""
-        command = [_tool("storescu"), "-aec", "ORTHANC", "127.0.0.1", str(self.dicom), *map(str, files)]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        """Send files by C-STORE as they are, with DCMTK: one association for each way of compression."""
+        import pydicom
+
+        for syntax, option in PROPOSED.items():
+            some = [str(file) for file in files if pydicom.dcmread(file).file_meta.TransferSyntaxUID == syntax]
+            if some:
+                _run("storescu", "-R", option, "-aec", "ORTHANC", "127.0.0.1", str(self.dicom), *some)
 
     def stow(self, files: list[Path]) -> Any:
         """Send files by STOW-RS; return the answer."""
@@ -81,10 +94,10 @@ class Orthanc:
 
     def find(self, study_uid: str, folder: Path) -> dict[str, int]:
         """Query by C-FIND, with DCMTK: modality of each series -> its instances."""
-        command = [_tool("findscu"), "-S", "-aec", "ORTHANC", "-od", str(folder), "-X"]
-        command += ["-k", "QueryRetrieveLevel=SERIES", "-k", f"StudyInstanceUID={study_uid}"]
-        command += ["-k", "SeriesInstanceUID", "-k", "Modality", "-k", "NumberOfSeriesRelatedInstances"]
-        subprocess.run([*command, "127.0.0.1", str(self.dicom)], check=True, capture_output=True, timeout=60)
+        keys = ("SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances")
+        query = ("QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study_uid}", *keys)
+        asked = [part for key in query for part in ("-k", key)]
+        _run("findscu", "-S", "-X", "-aec", "ORTHANC", "-od", str(folder), *asked, "127.0.0.1", str(self.dicom))
         found: dict[str, int] = {}
         for answer in _datasets(folder):
             number = int(answer.NumberOfSeriesRelatedInstances)
@@ -93,9 +106,8 @@ class Orthanc:
 
     def retrieve_by_c_get(self, study_uid: str, folder: Path) -> list[Any]:
         """Return the study's objects, fetched by C-GET with DCMTK."""
-        command = [_tool("getscu"), "-S", "-aec", "ORTHANC", "-od", str(folder), "-k", "QueryRetrieveLevel=STUDY"]
-        command += ["-k", f"StudyInstanceUID={study_uid}", "127.0.0.1", str(self.dicom)]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study_uid}")
+        _run("getscu", "-S", "-aec", "ORTHANC", "-od", str(folder), *keys, "127.0.0.1", str(self.dicom))
         return _datasets(folder)
 
     def retrieve_by_wado(self, study_uid: str, folder: Path) -> list[Any]:
@@ -193,7 +205,12 @@ def _assert_same(retrieved: list[Any], sent: Sent) -> None:
     assert len(by_uid) == len(retrieved) == len(sent.files)
     for path in sent.files:
         original = pydicom.dcmread(path)
-        assert by_uid[original.SOPInstanceUID] == original, path.name
+        back = by_uid[original.SOPInstanceUID]
+        if "PixelData" in original:
+            np.testing.assert_array_equal(back.pixel_array, original.pixel_array)
+            if back.file_meta.TransferSyntaxUID != original.file_meta.TransferSyntaxUID:  # the server unpacked it
+                del back.PixelData, original.PixelData
+        assert back == original, path.name
 
 
 def test_c_store_c_find_c_get(orthanc: Orthanc, sent: Sent, tmp_path: Path) -> None:
@@ -214,7 +231,7 @@ def test_stow_qido_wado(orthanc: Orthanc, sent: Sent, tmp_path: Path) -> None:
     """The same by DICOMweb."""
     answer = orthanc.stow(sent.files)
     assert len(answer["00081199"]["Value"]) == len(sent.files)
-    assert "00081198" not in answer, "some were refused"
+    assert not answer.get("00081198", {}).get("Value"), answer["00081198"]
     series = orthanc.json(f"/dicom-web/studies/{sent.study_uid}/series")
     found = {item["0020000E"]["Value"][0]: item["00080060"]["Value"][0] for item in series}
     for name, modality in RESULTS.items():
