@@ -1,8 +1,8 @@
 """The largest diameter, as radiology measures it: in the acquired plane, on the slice where it is longest.
 
-That is what RECIST 1.1 (Eisenhauer et al., European Journal of Cancer 45, 2009, section 4.2: "longest diameter in the plane
-of measurement", which is the plane of acquisition) and PyRadiomics (``Maximum2DDiameterSlice``) measure; the largest diameter
-in space would depend on the distance of the slices.
+RECIST 1.1 records the longest diameter in the plane of measurement (Eisenhauer et al., European Journal of Cancer 45,
+2009, 228-247), and PyRadiomics' ``Maximum2DDiameterSlice`` is taken in that plane too; a diameter through space would
+depend on the distance of the slices.
 """
 
 from __future__ import annotations

@@ -139,7 +139,9 @@ def _images(study: Study) -> list[SourceImage]:
         frames = header.get("PerFrameFunctionalGroupsSequence")
         places: list[tuple[int | None, Any]] = [(None, header)]
         if frames is not None:
-            places = [(number, (frame.get("PlanePositionSequence") or [{}])[0]) for number, frame in enumerate(frames, 1)]
+            places = [
+                (number, (frame.get("PlanePositionSequence") or [{}])[0]) for number, frame in enumerate(frames, 1)
+            ]
         images += [
             SourceImage(*uids, number, position)
             for number, place in places
@@ -249,6 +251,4 @@ def _functional_group(header: Any, name: str) -> Any:
     for place in ([shared[0]] if shared else []) + [frames[0]]:
         if name in place:
             return place[name].value[0]
-    raise StudyError(
-        f"the FLAIR instance {header.SOPInstanceUID} has no {name}, and DICOM results need it: {_REMEDY}"
-    )
+    raise StudyError(f"the FLAIR instance {header.SOPInstanceUID} has no {name}, and DICOM results need it: {_REMEDY}")

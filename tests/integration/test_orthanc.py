@@ -182,9 +182,7 @@ class Sent:
 
 
 @pytest.fixture(scope="module")
-def sent(
-    example_dicom: Path, default_engine: segment.OpenEngine, tmp_path_factory: pytest.TempPathFactory
-) -> Sent:
+def sent(example_dicom: Path, default_engine: segment.OpenEngine, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     """The example study, segmented by the default engine."""
     import pydicom
 
@@ -260,7 +258,9 @@ def test_orthanc_renders_what_was_drawn(orthanc: Orthanc, sent: Sent) -> None:
         dataset = sent.results[name]
         identifier = _identifier(orthanc, dataset)
         for index, frame in enumerate(dataset.pixel_array):
-            with Image.open(BytesIO(orthanc.get(f"/instances/{identifier}/frames/{index}/preview", "image/png"))) as png:
+            with Image.open(
+                BytesIO(orthanc.get(f"/instances/{identifier}/frames/{index}/preview", "image/png"))
+            ) as png:
                 shown = np.asarray(png)
             if name == "secondary-capture.dcm":
                 np.testing.assert_array_equal(shown, frame)

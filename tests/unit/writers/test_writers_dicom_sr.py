@@ -133,14 +133,16 @@ def test_dsrdump_reads_it(marked: bool, study: Study, tmp_path: Path) -> None:
         pytest.skip("dsrdump is missing: apt-get install dcmtk")
     path = _write(study, tmp_path, marked)
     result = subprocess.run([tool, str(path)], capture_output=True, text=True, timeout=60)
-    complaints = [line for line in result.stderr.splitlines() if "does not support this Specific Character Set" not in line]
+    complaints = [
+        line for line in result.stderr.splitlines() if "does not support this Specific Character Set" not in line
+    ]
     assert (result.returncode, complaints) == (0, [])
     assert result.stdout.startswith("Comprehensive SR Document")
     assert 'NUM:(,,"Long axis")' in result.stdout
 
 
 def test_dcmqi_reads_it(study: Study, tmp_path: Path) -> None:
-    """dcmqi's tid1500reader finds the same two measurements."""
+    """The tid1500reader of dcmqi finds the same two measurements."""
     beside = Path(sys.executable).parent / "tid1500reader"
     tool = str(beside) if beside.exists() else shutil.which("tid1500reader")
     if tool is None:
