@@ -181,3 +181,21 @@ def test_uids_follow_the_engine_and_its_parity(study: Study, tmp_path: Path) -> 
         uids.append((report.SOPInstanceUID, report.SeriesInstanceUID))
     assert uids[0] == uids[1]
     assert not set(uids[0]) & set(uids[2])
+
+
+def test_what_is_not_needed_stays_behind(study: Study, tmp_path: Path) -> None:
+    """Patient and study come along in all three files; who made the images, where, comments and private data do not."""
+    from copy import deepcopy
+
+    headers = deepcopy(study.headers)
+    for header in headers:
+        header.PatientID, header.PatientName = "4711", "Doe^Jane"
+        header.InstitutionName = header.OperatorsName = header.PatientAddress = header.PatientComments = "canary"
+        header.StationName = header.PerformingPhysicianName = header.ProtocolName = header.ImageComments = "canary"
+        header.private_block(0x0011, "canary", create=True).add_new(1, "LO", "canary")
+    mask = np.zeros(study.flair.voxels.shape, dtype=bool)
+    formats = ["dicom-sr", "secondary-capture", "nifti", "report"]
+    for name in write(_segmentation(study, mask), replace(study, headers=headers), formats, tmp_path, FACTS):
+        content = (tmp_path / name).read_bytes()
+        assert b"canary" not in content
+        assert (b"4711" in content) == (b"Jane" in content) == name.endswith(".dcm"), name
