@@ -35,8 +35,13 @@ CREATE TABLE IF NOT EXISTS deliveries (
     destination TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0,
     next_attempt REAL NOT NULL, error TEXT, UNIQUE (job, destination));
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (state, next_attempt);
-CREATE TABLE IF NOT EXISTS pulse (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 """
+_DROP_OLDER = """
+DELETE FROM jobs WHERE state='waiting' AND EXISTS (SELECT 1 FROM jobs AS newer WHERE newer.key=jobs.key
+    AND newer.folder=jobs.folder AND newer.state='waiting' AND newer.id>jobs.id)
+"""
+"""A folder that has changed since waits once: as it is now."""
 _JOB = "jobs.id, key, folder, digest, source, jobs.state, jobs.attempts, added, started, ended, results, jobs.error"
 _DELIVERY = "deliveries.id, destination, deliveries.attempts, next_attempt, deliveries.error, deliveries.state"
 
@@ -47,26 +52,18 @@ class Job:
 
     Parameters
     ----------
-    id
-        Its number; older studies have smaller ones.
-    key
-        Its name, without patient data.
-    folder
-        Where its files lie.
-    digest
-        Hash of its content listing.
+    id, key
+        Its number, and its name, without patient data.
+    folder, digest
+        Where its files lie, and the hash of their listing.
     source
         The way it came: ``receive`` or ``watch``.
-    state
-        ``waiting``, ``running``, ``done`` or ``failed``.
-    attempts
-        How often it was started.
+    state, attempts
+        One of `STATES`, and how often it was started.
     added, started, ended
         Seconds since 1970.
-    results
-        The folder of its results, when it is done.
-    error
-        Why it failed, when it did.
+    results, error
+        The folder of its results when it is done, why it failed when it did.
     """
 
     id: int
@@ -89,18 +86,10 @@ class Delivery:
 
     Parameters
     ----------
-    id
-        Its number.
-    job
-        The study.
-    destination
-        The destination's name.
-    attempts
-        How often it was tried in vain.
-    next_attempt
-        Seconds since 1970; not before.
-    error
-        What the last try said.
+    id, job, destination
+        Its number, the study, and the destination's name.
+    attempts, next_attempt, error
+        How often it was tried in vain, when to try next (seconds since 1970), and what the last try said.
     state
         ``waiting`` or ``done``.
     """
@@ -241,6 +230,15 @@ class Queue:
                 "UPDATE jobs SET state='failed', ended=?, error=? WHERE id=?", (time.time(), error, job.id)
             )
 
+    def release(self, job: Job) -> None:
+        """Put a running job back as if it had not been tried: what kept it from running was not its fault."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE jobs SET state='waiting', attempts=attempts-1, started=NULL WHERE id=? AND state='running'",
+                (job.id,),
+            )
+            connection.execute(_DROP_OLDER)
+
     def forget(self, job: Job) -> None:
         """Drop a job whose folder is not what was queued any more: it is new when it is complete again."""
         with self._transaction() as connection:
@@ -257,16 +255,12 @@ class Queue:
             How many wait again.
         """
         with self._transaction() as connection:
-            # Where the folder has changed meanwhile, a newer job of it waits already.
-            connection.execute(
-                "DELETE FROM jobs WHERE state='running' AND EXISTS (SELECT 1 FROM jobs AS newer WHERE "
-                "newer.key=jobs.key AND newer.folder=jobs.folder AND newer.state='waiting' AND newer.id>jobs.id)"
-            )
             connection.execute(
                 "UPDATE jobs SET state='failed', ended=?, error=? WHERE state='running' AND attempts>=?",
                 (time.time(), f"the process ended {ATTEMPTS} times while it ran: look at its images", ATTEMPTS),
             )
-            return connection.execute("UPDATE jobs SET state='waiting' WHERE state='running'").rowcount
+            found = connection.execute("UPDATE jobs SET state='waiting' WHERE state='running'").rowcount
+            return found - connection.execute(_DROP_OLDER).rowcount
 
     def retry(self, key: str) -> int:
         """Put the failed jobs of this key back.
@@ -288,6 +282,7 @@ class Queue:
             )
             if not found.rowcount:
                 raise InputError(f"no failed job is named {key}: edgeseg jobs lists them")
+            connection.execute(_DROP_OLDER)
             return found.rowcount
 
     def jobs(self, state: str | None = None) -> list[Job]:
@@ -307,7 +302,25 @@ class Queue:
     def check(self) -> None:
         """Write to the disk, so that a full or lost one is noticed."""
         with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO pulse VALUES (1, ?)", (time.time(),))
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('checked', ?)", (time.time(),))
+
+    def belong(self, output: Path) -> None:
+        """Tie the queue to one output folder: what is done by it lies there.
+
+        Raises
+        ------
+        InputError
+            When it is tied to another one.
+        """
+        place = os.fsencode(output.resolve())
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO facts VALUES ('output', ?)", (place,))
+            (tied,) = connection.execute("SELECT value FROM facts WHERE name='output'").fetchone()
+        if tied != place:
+            raise InputError(
+                f"the queue {self.path} is for results in {os.fsdecode(tied)}: give that folder with -o, or another "
+                "state folder with --state"
+            )
 
     def enqueue_deliveries(self, job: Job, destinations: Sequence[str]) -> None:
         """Say who is to have a job's results; those that have or are to have them already stay as they are."""

@@ -1,0 +1,220 @@
+"""The one worker of a state folder: takes studies from the queue, one after the other, through one open engine."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeseg import batch, readers, segment
+from edgeseg.errors import EdgesegError, InputError, OutputError
+from edgeseg.scanner.discretion import withhold
+from edgeseg.scanner.jobs import FILE, Job, Queue
+from edgeseg.scanner.listing import content_digest
+from edgeseg.scanner.monitor import Monitor, space_problem
+
+LOCK = "worker.lock"
+PAUSE_S = 5.0
+"""Between looks at a disk that is full or gone."""
+_MACHINES = frozenset(
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN),
+        *(errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENODEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    )
+)
+"""What is the machine's fault, not the study's: it is tried again."""
+Find = Callable[[Job], "readers.StudyFiles | None"]
+
+
+@contextmanager
+def sole_worker(state: Path) -> Iterator[Queue]:
+    """Open a state folder's queue as its only worker, and put back what an earlier one left running.
+
+    Raises
+    ------
+    InputError
+        When another process works from this folder.
+    OutputError
+        When the folder cannot be written to.
+    """
+    import fcntl
+
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        file = (state / LOCK).open("a")
+    except OSError as error:
+        raise OutputError(f"cannot write to {state} ({error.strerror}): give another folder with --state") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"another edgeseg works from {state}: stop it first, or give another folder with --state"
+            ) from error
+        with Queue(state / FILE) as queue:
+            yield queue
+
+
+def find_study(job: Job) -> readers.StudyFiles | None:
+    """Find a job's files in its folder; None when the study is not there."""
+    try:
+        found = readers.find_studies(job.folder)
+    except EdgesegError:
+        return None
+    return next((files for files in found if files.name == job.key), None)
+
+
+@dataclass
+class Worker:
+    """Runs jobs.
+
+    Parameters
+    ----------
+    queue
+        From `sole_worker`.
+    opened, output, options
+        As in `edgeseg.segment.segment`.
+    monitor
+        What is told of it.
+    find
+        A job's files; None when they are gone.
+    destinations
+        Who is to have the results.
+    checked
+        Whether a job whose files are not those that were queued is dropped until they are complete again: for folders
+        that others write into.
+    stop
+        What ends the service; a disk that stays full is not waited for then.
+    problem, done, failed
+        Why work cannot go on now, and how many studies have ended so far, by how.
+    """
+
+    queue: Queue
+    opened: segment.OpenEngine
+    output: Path
+    options: segment.Options
+    monitor: Monitor
+    find: Find = find_study
+    destinations: Sequence[str] = ()
+    checked: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+    problem: str | None = None
+    done: int = 0
+    failed: int = 0
+
+    def start(self) -> None:
+        """Put back what an earlier worker left running, and drop its unfinished results.
+
+        Raises
+        ------
+        InputError
+            When the queue belongs to another output folder.
+        """
+        self.output = self.output.absolute()
+        self.queue.belong(self.output)
+        for job in self.queue.jobs("running"):
+            for stage in self.output.glob(f".{glob.escape(job.key[:40])}-*.part"):
+                shutil.rmtree(stage, ignore_errors=True)
+        self.monitor.event("recovered", studies=self.queue.recover())
+
+    def step(self) -> bool:
+        """Run the oldest waiting job.
+
+        Returns
+        -------
+        bool
+            Whether there was one that could be run. `problem` says why not when it is the machine's fault.
+        """
+        self.monitor.beat()
+        try:
+            self._note(space_problem("output", self.output if self.output.exists() else self.output.parent))
+            job = None if self.problem else self.queue.claim()
+            if job is None:
+                return False
+            self._run(job)
+        except OutputError as error:
+            self._note("the queue cannot be used: " + _reason(error))
+            return False
+        return self.problem is None
+
+    def _note(self, problem: str | None) -> None:
+        """Say once that work cannot go on, and once that it does."""
+        if problem and problem != self.problem:
+            self.monitor.event("paused", reason=problem)
+        elif self.problem and not problem:
+            self.monitor.event("resumed")
+        self.problem = problem
+
+    def _run(self, job: Job) -> None:
+        started = time.monotonic()
+        try:
+            files = self.find(job)
+            if files is None or (self.checked and content_digest(files.files, job.folder) != job.digest):
+                self._until_written(lambda: self.queue.forget(job))
+                self.monitor.event("study_changed", study=job.key)
+                return
+            self.monitor.event("study_started", study=job.key, attempt=job.attempts, files=len(files.files))
+            outcomes = batch.run([files], self.opened, self.output, self.options, lambda _: self.monitor.beat())
+            for outcome in outcomes:
+                self._conclude(job, files, outcome, started)
+        except (KeyboardInterrupt, SystemExit):
+            self.queue.release(job)
+            raise
+        except OutputError:
+            raise
+        except Exception as error:  # nothing may stop the line, whatever a folder holds
+            self._fail(job, f"unexpected {type(error).__name__}", started)
+
+    def _conclude(self, job: Job, files: readers.StudyFiles, outcome: batch.Outcome, started: float) -> None:
+        if outcome.error is None:
+            seconds, results = time.monotonic() - started, self.output / outcome.name
+            self._until_written(lambda: self.queue.finish(job, results, self.destinations))
+            self.done += 1
+            self.monitor.took(seconds)
+            self.monitor.count("edgeseg_studies_total", outcome="done")
+            self.monitor.event("study_done", study=job.key, seconds=round(seconds, 3))
+            return
+        if _machines_fault(outcome.error) or space_problem("output", self.output.parent):
+            self._until_written(lambda: self.queue.release(job))
+            self._note("results cannot be written: " + _reason(outcome.error))
+            return
+        self._fail(job, withhold(str(outcome.error), files), started)
+
+    def _fail(self, job: Job, said: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        self._until_written(lambda: self.queue.fail(job, said))
+        self.failed += 1
+        self.monitor.count("edgeseg_studies_total", outcome="failed")
+        self.monitor.event("study_failed", study=job.key, seconds=round(seconds, 3), error=said)
+
+    def _until_written(self, change: Callable[[], None]) -> None:
+        """Make a change of the queue, however long its disk stays full: what was done must not be done again."""
+        while True:
+            try:
+                return change()
+            except OutputError as error:
+                self._note("the queue cannot be used: " + _reason(error))
+                if self.stop.wait(PAUSE_S):
+                    raise
+
+
+def _machines_fault(error: BaseException) -> bool:
+    """Whether an error comes from a full or lost disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _MACHINES:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words, which name no path."""
+    cause = error.__cause__
+    return str(cause.strerror if isinstance(cause, OSError) and cause.strerror else cause or type(error).__name__)
