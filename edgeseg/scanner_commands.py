@@ -68,8 +68,9 @@ def watch(
     from edgeseg.scanner import mercure, service
     from edgeseg.scanner.monitor import Monitor
 
-    for inside in (output, state):
-        segment.check_output(folder, [], [], inside)
+    segment.check_output(folder, [], [], output)
+    if state.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"the state folder {state} lies inside the watched {folder}: give another with --state")
     options = segment.Options(formats=tuple(formats) if formats else None)
     settings = mercure.read_settings(folder)
     if settings:
@@ -155,7 +156,7 @@ def _clock(seconds: float) -> str:
 
 
 def _to_json(item: Job | Delivery) -> dict[str, Any]:
-    """Plain values: paths as text, a delivery's study by its key; not a study's own folder, which may name a patient."""
+    """Plain values: a delivery's study by its key; not a study's own folder, which may name a patient."""
     plain: dict[str, Any] = {name: value for name, value in vars(item).items() if name != "folder"}
     if "job" in plain:
         plain["job"] = plain["job"].key

@@ -94,7 +94,11 @@ def run(worker: Worker, feed: Callable[[], bool], poll_s: float, once: bool = Fa
         With ``once``, when results or the queue cannot be written.
     """
     while not worker.stop.is_set():
-        settled = feed()
+        try:
+            settled = feed()
+        except OutputError as error:
+            worker.hinder(error)
+            settled = False
         if worker.step():
             continue
         if once and worker.problem:

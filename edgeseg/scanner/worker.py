@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,8 +117,14 @@ class Worker:
         ------
         InputError
             When the queue belongs to another output folder.
+        OutputError
+            When the output folder cannot be made.
         """
         self.output = self.output.absolute()
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.output} ({error.strerror}): give another with -o") from error
         self.queue.belong(self.output)
         for job in self.queue.jobs("running"):
             for stage in self.output.glob(f".{glob.escape(job.key[:40])}-*.part"):
@@ -133,23 +141,41 @@ class Worker:
         """
         self.monitor.beat()
         try:
-            self._note(space_problem("output", self.output if self.output.exists() else self.output.parent))
+            self.note(self._obstacle())
             job = None if self.problem else self.queue.claim()
             if job is None:
                 return False
             self._run(job)
         except OutputError as error:
-            self._note("the queue cannot be used: " + _reason(error))
+            self.hinder(error)
             return False
         return self.problem is None
 
-    def _note(self, problem: str | None) -> None:
+    def hinder(self, error: OutputError) -> None:
+        """Say that the queue cannot be used."""
+        self.note("the queue cannot be used: " + _reason(error))
+
+    def note(self, problem: str | None) -> None:
         """Say once that work cannot go on, and once that it does."""
         if problem and problem != self.problem:
             self.monitor.event("paused", reason=problem)
         elif self.problem and not problem:
             self.monitor.event("resumed")
         self.problem = problem
+
+    def _obstacle(self) -> str | None:
+        """Why no study should be begun now; after a failure both places have to be seen to take data again."""
+        state = self.queue.path.parent
+        full = space_problem("output", self.output) or space_problem("state", state)
+        if full or not self.problem:
+            return full
+        try:
+            self.queue.check()
+            for folder in (self.output, state):
+                _try_writing(folder)
+        except (OutputError, OSError):
+            return self.problem
+        return None
 
     def _run(self, job: Job) -> None:
         started = time.monotonic()
@@ -180,9 +206,9 @@ class Worker:
             self.monitor.count("edgeseg_studies_total", outcome="done")
             self.monitor.event("study_done", study=job.key, seconds=round(seconds, 3))
             return
-        if _machines_fault(outcome.error) or space_problem("output", self.output.parent):
+        if _machines_fault(outcome.error) or space_problem("output", self.output):
             self._until_written(lambda: self.queue.release(job))
-            self._note("results cannot be written: " + _reason(outcome.error))
+            self.note("results cannot be written: " + _reason(outcome.error))
             return
         self._fail(job, withhold(str(outcome.error), files), started)
 
@@ -199,7 +225,7 @@ class Worker:
             try:
                 return change()
             except OutputError as error:
-                self._note("the queue cannot be used: " + _reason(error))
+                self.hinder(error)
                 if self.stop.wait(PAUSE_S):
                     raise
 
@@ -212,6 +238,14 @@ def _machines_fault(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def _try_writing(folder: Path) -> None:
+    """Write a megabyte and remove it again: a quota or a lost share shows in no figure of the disk."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(10**6))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _reason(error: BaseException) -> str:
