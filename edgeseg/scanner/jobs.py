@@ -20,8 +20,8 @@ from edgeseg.errors import InputError, OutputError
 
 FILE = "queue.sqlite"
 """The queue's name in a state folder."""
-ATTEMPTS = 3
-"""Times that a study may take the process down before it is given up: one study must not stop the line."""
+ATTEMPTS = 5
+"""Times that the process may end while a study runs before the study is given up: it may be what ends it."""
 WAITING, RUNNING, DONE, FAILED = STATES = ("waiting", "running", "done", "failed")
 _VERSION = 1
 _SCHEMA = """
@@ -203,9 +203,12 @@ class Queue:
             return found.rowcount == 1
 
     def claim(self) -> Job | None:
-        """Take the oldest waiting job: it is running from now on. None when none waits."""
+        """Take the oldest of the waiting jobs that were tried least: it is running from now on. None when none waits.
+
+        What was running when the process ended comes after what is new: a study that ends it must not stop the line.
+        """
         with self._transaction() as connection:
-            rows = _jobs(connection, "WHERE state='waiting' ORDER BY id LIMIT 1")
+            rows = _jobs(connection, "WHERE state='waiting' ORDER BY attempts, id LIMIT 1")
             if not rows:
                 return None
             connection.execute(
@@ -247,7 +250,7 @@ class Queue:
     def recover(self) -> int:
         """Put back what an earlier worker left running; to be called by the only worker, before its first claim.
 
-        A study that was running when its process ended three times is given up.
+        A study that was running each of `ATTEMPTS` times that the process ended is given up.
 
         Returns
         -------

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -111,7 +109,7 @@ class Worker:
     failed: int = 0
 
     def start(self) -> None:
-        """Put back what an earlier worker left running, and drop its unfinished results.
+        """Put back what an earlier worker left running.
 
         Raises
         ------
@@ -126,9 +124,6 @@ class Worker:
         except OSError as error:
             raise OutputError(f"cannot write to {self.output} ({error.strerror}): give another with -o") from error
         self.queue.belong(self.output)
-        for job in self.queue.jobs("running"):
-            for stage in self.output.glob(f".{glob.escape(job.key[:40])}-*.part"):
-                shutil.rmtree(stage, ignore_errors=True)
         self.monitor.event("recovered", studies=self.queue.recover())
 
     def step(self) -> bool:
@@ -198,19 +193,21 @@ class Worker:
             self._fail(job, f"unexpected {type(error).__name__}", started)
 
     def _conclude(self, job: Job, files: readers.StudyFiles, outcome: batch.Outcome, started: float) -> None:
-        if outcome.error is None:
-            seconds, results = time.monotonic() - started, self.output / outcome.name
+        if outcome.result is not None:
+            seconds, results = time.monotonic() - started, outcome.result.folder
             self._until_written(lambda: self.queue.finish(job, results, self.destinations))
             self.done += 1
             self.monitor.took(seconds)
             self.monitor.count("edgeseg_studies_total", outcome="done")
-            self.monitor.event("study_done", study=job.key, seconds=round(seconds, 3))
+            already = outcome.result.already
+            self.monitor.event("study_done", study=job.key, seconds=round(seconds, 3), already=already)
             return
-        if _machines_fault(outcome.error) or space_problem("output", self.output):
+        problem = outcome.error or EdgesegError("it ended without results: please report it")
+        if _machines_fault(problem) or space_problem("output", self.output):
             self._until_written(lambda: self.queue.release(job))
-            self.note("results cannot be written: " + _reason(outcome.error))
+            self.note("results cannot be written: " + _reason(problem))
             return
-        self._fail(job, withhold(str(outcome.error), files), started)
+        self._fail(job, withhold(str(problem), files), started)
 
     def _fail(self, job: Job, said: str, started: float) -> None:
         seconds = time.monotonic() - started

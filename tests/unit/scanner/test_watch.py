@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from edgeseg.errors import InputError
-from edgeseg.scanner import watch
 from edgeseg.scanner.jobs import Job, Queue
 from edgeseg.scanner.monitor import Monitor
 from edgeseg.scanner.watch import PATIENCE, Watcher
@@ -56,7 +56,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     with Queue(tmp_path / "queue.sqlite") as queue:
         found = Watched(folder, queue, log, Watcher(folder, queue, Monitor(log), QUIET_S))
         found.watcher.poll_s = 0.0
-        monkeypatch.setattr(watch.time, "monotonic", lambda: found.now)
+        monkeypatch.setattr(time, "monotonic", lambda: found.now)
         yield found
 
 

@@ -114,17 +114,17 @@ def test_an_unforeseen_error_while_looking_for_a_study(line: Line, example_tiff:
 
 def test_a_full_output_disk_is_waited_for(line: Line, example_tiff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line.add(example_tiff, "a")
-    original = segment.segment
+    original = segment.segment_staged
 
     def full(*_: Any) -> None:
         cause = OSError(errno.ENOSPC, "No space left on device")
         raise OutputError("cannot write") from cause
 
-    monkeypatch.setattr(segment, "segment", full)
+    monkeypatch.setattr(segment, "segment_staged", full)
     assert not line.worker.step()
     assert line.states == {"a": "waiting"}
     assert line.worker.problem == "results cannot be written: No space left on device"
-    monkeypatch.setattr(segment, "segment", original)
+    monkeypatch.setattr(segment, "segment_staged", original)
     assert line.worker.step()
     (job,) = line.worker.queue.jobs()
     assert (job.state, job.attempts) == ("done", 1)
@@ -180,7 +180,7 @@ def test_ctrl_c_puts_the_study_back(line: Line, example_tiff: Path, monkeypatch:
         raise KeyboardInterrupt
 
     line.add(example_tiff, "a")
-    monkeypatch.setattr(segment, "segment", interrupted)
+    monkeypatch.setattr(segment, "segment_staged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         line.worker.step()
     (job,) = line.worker.queue.jobs()
@@ -192,20 +192,28 @@ def test_only_one_worker(line: Line) -> None:
         pass
 
 
-def test_what_was_running_is_recovered_and_its_stage_cleared(
-    tmp_path: Path, default_engine: segment.OpenEngine
-) -> None:
+def test_what_was_running_is_recovered(tmp_path: Path, default_engine: segment.OpenEngine) -> None:
     with Queue(tmp_path / "state" / FILE) as queue:
         queue.add("a", tmp_path / "in" / "a", "d", "watch")
         queue.claim()
-    stage = tmp_path / "out" / ".a-12345678.part"
-    stage.mkdir(parents=True)
-    (stage / "mask.tif").write_bytes(b"half")
     with sole_worker(tmp_path / "state") as queue:
         one = Worker(queue, default_engine, tmp_path / "out", OPTIONS, Monitor(io.StringIO()))
         one.start()
         assert [job.state for job in queue.jobs()] == ["waiting"]
-    assert not stage.exists()
+
+
+def test_a_study_whose_end_was_not_noted_is_not_done_again(line: Line, example_tiff: Path) -> None:
+    line.add(example_tiff, "a")
+    line.worker.step()
+    report = line.root / "out" / "a" / "report.json"
+    before = report.stat()
+    (job,) = line.worker.queue.jobs()
+    line.worker.queue.forget(job)
+    line.worker.queue.add(job.key, job.folder, job.digest, "watch")
+    line.worker.step()
+    assert line.states == {"a": "done"}
+    assert (report.stat().st_ino, report.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [json.loads(row).get("already") for row in line.log.getvalue().splitlines()][-1] is True
 
 
 def test_places_that_cannot_be_made(tmp_path: Path, default_engine: segment.OpenEngine) -> None:
