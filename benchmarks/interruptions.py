@@ -3,8 +3,8 @@
     python benchmarks/interruptions.py [--kills 100] [--seed 5] [--json FILE]
 
 Small studies are copied, file by file, into a watched folder while the service is killed and started again. After each
-kill every result is compared with that of a run that nobody interrupted, and the queue's file is checked; at the end the
-service may finish, and every study has to be there, done once.
+kill every result is compared with that of a run that nobody interrupted, and the queue's file is checked; at the end
+the service may finish, and every study has to be there, done once.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _count(trial: Trial) -> dict[str, object]:
         "studies_done_twice": sum(number > 1 for number in made.values()),
         "jobs_more_than_studies": len(rows) - len(trial.studies),
         "damaged_queues": trial.damaged_queues,
-        "leftovers": len([path for path in (trial.folder / "out").glob(".*")]),
+        "leftovers": len(list((trial.folder / "out").glob(".*"))),
         "attempts": dict(sorted(Counter(str(attempts) for _, _, attempts in rows).items())),
     }
 

@@ -41,7 +41,6 @@ Laid = Callable[..., tuple[Path, Path]]
 @pytest.fixture
 def laid(tmp_path: Path, example_dicom: Path) -> Laid:
     """Two folders, as mercure lays them out before it starts a module."""
-
     import pydicom
 
     def lay(settings: Any = None, series: tuple[str, ...] = ("flair", "pre", "post")) -> tuple[Path, Path]:
