@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "tiff" / "TCGA_HT_7884_19980913"
 SLICES = range(12, 17)
 QUIET_S = 0.3
-LONGEST_LIFE_S = 8.0
+LONGEST_LIFE = 2.5
+"""Of a service that is killed, in cold runs of a single study: start and end of studies are hit alike."""
 COMMAND = [sys.executable, "-c", "from edgeseg.cli import main; main()"]
 FORMATS = ["--format", "masks", "--format", "report"]
 
@@ -56,6 +57,7 @@ class Trial:
     folder: Path
     draw: random.Random
     reference: dict[str, bytes] = field(default_factory=dict)
+    cold_s: float = 0.0
     studies: list[str] = field(default_factory=list)
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
@@ -122,10 +124,12 @@ def interrupt(folder: Path, kills: int, seed: int) -> dict[str, object]:
     """
     trial = Trial(folder, random.Random(seed))
     (folder / "in").mkdir()
+    started = time.monotonic()
     trial.reference = _uninterrupted(folder)
+    trial.cold_s = time.monotonic() - started
     for _ in range(kills):
         process = trial.start()
-        death = time.monotonic() + trial.draw.uniform(0, LONGEST_LIFE_S)
+        death = time.monotonic() + trial.draw.uniform(0, LONGEST_LIFE * trial.cold_s)
         for _ in range(trial.draw.randint(0, 2)):
             trial.copy(death)
         time.sleep(max(0.0, death - time.monotonic()))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 Facts = tuple[int, int]
 """Size in bytes, time of the last change in ns since 1970."""
 _UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download", ".incomplete", "~")
+_RSYNC = re.compile(r"\..+\.[A-Za-z0-9]{6}")
 
 
 def is_unfinished(name: str) -> bool:
     """Whether a file is named as copies that go on are: ``a.dcm.part``, rsync's ``.a.dcm.Xy12Zq``, ``~a.dcm``."""
-    lower = name.lower()
-    return lower.startswith((".", "~")) or lower.endswith(_UNFINISHED)
+    return name.startswith("~") or name.lower().endswith(_UNFINISHED) or bool(_RSYNC.fullmatch(name))
 
 
 def listing(folder: Path, deep: bool = True) -> dict[Path, Facts]:

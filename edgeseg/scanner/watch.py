@@ -31,11 +31,15 @@ class _Unit:
     since: dict[Path, float] = field(default_factory=dict)
     examined: dict[Path, Facts] | None = None
     looked: float = float("-inf")
+    removed: float = float("-inf")
     studies: dict[str, readers.StudyFiles] = field(default_factory=dict)
     ready: set[str] = field(default_factory=set)
+    unreadable: bool = False
 
     def update(self, found: dict[Path, Facts], now: float) -> None:
-        """Remember what is there, and since when each file is as it is."""
+        """Remember what is there, since when each file is as it is, and when one went."""
+        if self.facts.keys() - found.keys():
+            self.removed = now
         self.since = {path: self.since[path] if self.facts.get(path) == facts else now for path, facts in found.items()}
         self.facts = found
 
@@ -139,8 +143,18 @@ class Watcher:
         Files directly in the watched folder may belong to many studies: one that arrives must not hold up the others.
         """
         unit, flat = self._units.setdefault(name, _Unit()), not name
-        unit.update(listing(self.folder / name, deep=not flat), now)
-        if unit.settled or now - unit.looked < self._quiet_s:
+        try:
+            unit.update(listing(self.folder / name, deep=not flat), now)
+        except OSError as error:
+            self._units[name] = _Unit(unreadable=True)
+            if not unit.unreadable:
+                self._monitor.event("subfolder_unreadable", reason=error.strerror or type(error).__name__)
+            return
+        unit.unreadable = False
+        if unit.settled:
+            return
+        unit.ready = set()  # what was found is not what is there
+        if now - max(unit.looked, unit.removed) < self._quiet_s:
             return
         quiet = [path for path in unit.facts if unit.quiet([path], now, self._quiet_s)]
         if not quiet or (not flat and len(quiet) < len(unit.facts)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import tempfile
 import threading
 import time
@@ -166,11 +167,9 @@ class Worker:
             return full
         try:
             self.queue.check()
-            for folder in (self.output, state):
-                _try_writing(folder)
-        except (OutputError, OSError):
+        except OutputError:
             return self.problem
-        return None
+        return None if _takes_data(self.output) and _takes_data(state) else self.problem
 
     def _run(self, job: Job) -> None:
         started = time.monotonic()
@@ -203,7 +202,7 @@ class Worker:
             self.monitor.event("study_done", study=job.key, seconds=round(seconds, 3), already=already)
             return
         problem = outcome.error or EdgesegError("it ended without results: please report it")
-        if _machines_fault(problem) or space_problem("output", self.output):
+        if _machines_fault(problem) or not _takes_data(self.output):
             self._until_written(lambda: self.queue.release(job))
             self.note("results cannot be written: " + _reason(problem))
             return
@@ -237,15 +236,21 @@ def _machines_fault(error: BaseException) -> bool:
     return False
 
 
-def _try_writing(folder: Path) -> None:
-    """Write a megabyte and remove it again: a quota or a lost share shows in no figure of the disk."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(10**6))
-        file.flush()
-        os.fsync(file.fileno())
+def _takes_data(folder: Path) -> bool:
+    """Write a megabyte and remove it again: quotas and lost shares show in no figure of the disk, nor in all errors."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(10**6))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def _reason(error: BaseException) -> str:
-    """The system's words, which name no path."""
+    """What the system said, as far as it names no path."""
     cause = error.__cause__
-    return str(cause.strerror if isinstance(cause, OSError) and cause.strerror else cause or type(error).__name__)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause or error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from edgeseg.errors import InputError
+from edgeseg.scanner import watch
 from edgeseg.scanner.jobs import Job, Queue
+from edgeseg.scanner.listing import Facts, listing
 from edgeseg.scanner.monitor import Monitor
 from edgeseg.scanner.watch import PATIENCE, Watcher
 
@@ -143,6 +146,40 @@ def test_late_instances_make_a_new_job(watched: Watched, example_dicom: Path) ->
     assert watched.waiting == {}
     watched.after(QUIET_S)
     assert list(watched.waiting) == [DICOM_KEY]
+
+
+def test_files_that_are_taken_away(watched: Watched, tiff: Path) -> None:
+    shutil.copytree(tiff, watched.folder / "sub-01")
+    watched.after(0)
+    watched.after(QUIET_S)
+    watched.queue.finish(_claimed(watched.queue), watched.folder)
+    watched.after(10 * QUIET_S)
+    for path in sorted((watched.folder / "sub-01").iterdir()):
+        path.unlink()
+        watched.after(QUIET_S - 1)
+        assert watched.waiting == {}, "a study that is being deleted is not a new one"
+    shutil.rmtree(watched.folder / "sub-01")
+    watched.after(1)
+    assert watched.after(QUIET_S)
+    assert len(watched.queue.jobs()) == 1
+
+
+def test_a_subfolder_that_cannot_be_listed_stops_no_other(
+    watched: Watched, tiff: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("locked", "open"):
+        shutil.copytree(tiff, watched.folder / name)
+
+    def locked(folder: Path, deep: bool = True) -> dict[Path, Facts]:
+        if folder.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listing(folder, deep)
+
+    monkeypatch.setattr(watch, "listing", locked)
+    watched.after(0)
+    assert watched.after(QUIET_S)
+    assert list(watched.waiting) == ["open"]
+    assert watched.events == ["subfolder_unreadable", "study_queued"]
 
 
 def test_series_of_one_study_in_several_subfolders(watched: Watched, example_dicom: Path) -> None:
