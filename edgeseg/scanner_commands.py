@@ -127,28 +127,25 @@ def list_jobs(
         listed = [_to_json(delivery) for delivery in deliveries]
         console.result({"jobs": [_to_json(job) for job in found], "deliveries": listed})
         return
-    columns = ["study", "state", "tries", "from", "added", "s", "error"]
+    columns = ["study", "state", "tries", "from", "added", "s"]
     console.table("Studies", columns, [_row(job) for job in found])
     if deliveries:
-        columns = ["study", "to", "state", "tries", "next try", "error"]
+        columns = ["study", "to", "state", "tries", "next try"]
         console.table("Deliveries", columns, [_delivery_row(delivery) for delivery in deliveries])
+    wrong = [[job.key, job.error] for job in found if job.error]
+    wrong += [[f"{item.job.key} to {item.destination}", item.error] for item in deliveries if item.error]
+    if wrong:
+        console.table("What went wrong", ["study", "why"], wrong)
 
 
 def _row(job: Job) -> list[str]:
     seconds = "-" if job.started is None or job.ended is None else f"{job.ended - job.started:.1f}"
-    return [job.key, job.state, str(job.attempts), job.source, _clock(job.added), seconds, job.error or "-"]
+    return [job.key, job.state, str(job.attempts), job.source, _clock(job.added), seconds]
 
 
 def _delivery_row(delivery: Delivery) -> list[str]:
-    waits = delivery.state == "waiting"
-    return [
-        delivery.job.key,
-        delivery.destination,
-        delivery.state,
-        str(delivery.attempts),
-        _clock(delivery.next_attempt) if waits else "-",
-        delivery.error or "-",
-    ]
+    following = _clock(delivery.next_attempt) if delivery.state == "waiting" else "-"
+    return [delivery.job.key, delivery.destination, delivery.state, str(delivery.attempts), following]
 
 
 def _clock(seconds: float) -> str:

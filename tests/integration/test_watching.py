@@ -155,3 +155,33 @@ def test_places_that_cannot_be_used(edgeseg: Edgeseg, tmp_path: Path) -> None:
     unknown = edgeseg("watch", tmp_path / "in", "-o", tmp_path / "out", "--engine", "none")
     assert unknown.code == 2
     assert edgeseg("jobs", "--state", tmp_path / "none").code == 2
+
+
+def _with_canaries(source: Path, target: Path, study: str) -> None:
+    """Copy a DICOM series with a canary in every text of its headers, and in every name."""
+    import pydicom
+
+    target.mkdir(parents=True)
+    for k, path in enumerate(sorted(source.iterdir())):
+        header = pydicom.dcmread(path)
+        texts = {"PN": "CANARY^NAME", "LO": "CANARY LO", "SH": "CANARY SH", "LT": "CANARY LT", "ST": "CANARY ST"}
+        for element in header:
+            if element.VR in texts and element.keyword != "SequenceName":
+                element.value = texts[element.VR]
+        header.PatientName, header.PatientID = "CANARY^NAME", "CANARY-ID"
+        header.PatientComments, header.PatientBirthDate = "CANARY", "19010203"
+        header.StudyInstanceUID = study
+        header.save_as(target / f"CANARY_{k}.dcm")
+
+
+def test_nothing_that_is_said_names_a_patient(edgeseg: Edgeseg, tmp_path: Path, example_dicom: Path) -> None:
+    _with_canaries(example_dicom / "flair", tmp_path / "in" / "CANARY_JOHN" / "CANARY_MR", "1.2.3.4")
+    _with_canaries(example_dicom / "pre", tmp_path / "in" / "CANARY_JANE", "1.2.3.5")
+    places = ("-o", tmp_path / "out", "--state", tmp_path / "state")
+    run = edgeseg("watch", tmp_path / "in", *places, "--once", "--quiet", "0", "--format", "report")
+    assert run.code in (2, 3), run.err
+    listed = [edgeseg("jobs", "--state", tmp_path / "state", *more) for more in ((), ("--json",))]
+    said = run.err + "".join(one.out + one.err for one in listed)
+    assert "study_failed" in said
+    for text in ("CANARY", "19010203", "1.2.3.4", "1.2.3.5", str(tmp_path / "in")):
+        assert text not in said
