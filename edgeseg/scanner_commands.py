@@ -67,7 +67,9 @@ def watch(
     from edgeseg import bundle, segment
     from edgeseg.scanner import mercure, service
     from edgeseg.scanner.monitor import Monitor
+    from edgeseg.scanner.watch import check_folder
 
+    check_folder(folder)
     segment.check_output(folder, [], [], output)
     if state.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"the state folder {state} lies inside the watched {folder}: give another with --state")

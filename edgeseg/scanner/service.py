@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 
 from edgeseg import __version__, segment
-from edgeseg.errors import OutputError
+from edgeseg.errors import InputError, OutputError
 from edgeseg.scanner.monitor import Health, Monitor, serve
 from edgeseg.scanner.worker import PAUSE_S, Worker, sole_worker
+from edgeseg.writers import FORMATS
 from edgeseg.writers.report import NOTICE
 
 
@@ -58,10 +59,13 @@ def service(
     Raises
     ------
     InputError
-        When another process works from the state folder, or the address cannot be listened on.
+        When a format is unknown, another process works from the state folder, or the address cannot be listened on.
     OutputError
         When state or output cannot be written to.
     """
+    unknown = sorted(set(options.formats or ()) - set(FORMATS))
+    if unknown:
+        raise InputError(f"unknown output format {', '.join(unknown)}: choose among {', '.join(FORMATS)}")
     monitor = Monitor()
     with sole_worker(place.state) as queue, stopped_by_signals() as stop, engine() as opened:
         worker = Worker(queue, opened, place.output, options, monitor, stop=stop)

@@ -75,8 +75,7 @@ class Watcher:
     """
 
     def __init__(self, folder: Path, queue: Queue, monitor: Monitor, quiet_s: float = 30.0) -> None:
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder: give the one that studies are copied into")
+        check_folder(folder)
         self.folder, self._queue, self._monitor, self._quiet_s = folder.absolute(), queue, monitor, quiet_s
         self.poll_s = min(max(quiet_s / 4, 0.05), _LONGEST_POLL_S)
         self._units: dict[str, _Unit] = {}
@@ -220,6 +219,18 @@ class Watcher:
                 if self._queue.add(key, study.root, found, "watch"):
                     self._monitor.event("study_queued", study=key, files=len(study.files))
                 self._queued[key] = found
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what cannot be watched.
+
+    Raises
+    ------
+    InputError
+        When there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give the one that studies are copied into")
 
 
 def _merged(parts: list[readers.StudyFiles]) -> readers.StudyFiles:

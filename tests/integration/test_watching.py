@@ -152,8 +152,9 @@ def test_places_that_cannot_be_used(edgeseg: Edgeseg, tmp_path: Path) -> None:
     assert (state.code, "the state folder" in state.err) == (2, True)
     none = edgeseg("watch", tmp_path / "none", "-o", tmp_path / "out", "--state", tmp_path / "state")
     assert (none.code, "is no folder" in none.err) == (2, True)
-    unknown = edgeseg("watch", tmp_path / "in", "-o", tmp_path / "out", "--engine", "none")
-    assert unknown.code == 2
+    for option in ("--engine", "--format"):
+        unknown = edgeseg("watch", tmp_path / "in", "-o", tmp_path / "out", option, "nonsense")
+        assert (unknown.code, "nonsense" in unknown.err) == (2, True)
     assert edgeseg("jobs", "--state", tmp_path / "none").code == 2
 
 
