@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from textwrap import indent
 from typing import Any
 
 NOTICE = "Non-commercial research use only. Not a medical device."
@@ -103,6 +104,27 @@ class Console:
 
         with bar.progress if bar else nullcontext():
             yield update
+
+
+class JsonList:
+    """A JSON object on standard output whose first field is a list: each item is written at once, and none is kept."""
+
+    def __init__(self, name: str) -> None:
+        self._before = f'{{\n  "{name}": ['
+        self._empty = True
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Write the next item of the list."""
+        sys.stdout.write(f"{self._before}\n{indent(json.dumps(item, indent=2), '    ')}")
+        sys.stdout.flush()
+        self._before, self._empty = ",", False
+
+    def close(self, **rest: Any) -> None:
+        """End the list, write the object's other fields and end it."""
+        sys.stdout.write(f"{self._before}]" if self._empty else "\n  ]")
+        for name, value in rest.items():
+            sys.stdout.write(f',\n  "{name}": {indent(json.dumps(value, indent=2), "  ").lstrip()}')
+        sys.stdout.write("\n}\n")
 
 
 class _Pace:

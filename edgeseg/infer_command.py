@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from edgeseg.build_commands import Backend, Json
-from edgeseg.console import NOTICE, Console
+from edgeseg.console import NOTICE, Console, JsonList
 from edgeseg.engine_commands import RequireSignature
 from edgeseg.errors import InputError, OutputError, PartialFailure
 
@@ -34,74 +34,100 @@ def infer(
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
     public_key: RequireSignature = None,
+    which: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--shard", metavar="I/N", help="Only part I, from 1, of N: one task of a job array."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Do also what an earlier run has done already.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Segment a study, or a folder of studies."""
+    """Segment a study, or a folder of studies; what is done already is left as it is."""
     from edgeseg import batch, bundle, readers, segment
 
     console = Console(as_json)
-    studies = readers.find_studies(study)
-    segment.check_output(study, [found.root for found in studies], [found.name for found in studies], output)
+    found = readers.find_studies(study)
+    segment.check_output(study, [files.root for files in found], [files.name for files in found], output)
+    studies = batch.shard(found, which) if which else found
     console.say(NOTICE)
-    options = segment.Options(formats=tuple(formats) if formats else None)
-    name = engine or bundle.DEFAULT_ENGINE
-    with segment.open_engine(name, backend, device, allow_unverified, public_key) as opened:
-        reports: list[dict[str, Any]] = []
-        failed: list[Outcome] = []
-        with console.steps(study.name) as say:
-            for outcome in batch.run(studies, opened, output, options, say):
-                _note(console, outcome, len(studies), reports, failed)
-    _conclude(console, reports, failed, len(studies), output)
+    summary = _Summary(console, len(studies), output)
+    if studies:
+        options = segment.Options(formats=tuple(formats) if formats else None)
+        name = engine or bundle.DEFAULT_ENGINE
+        with (
+            segment.open_engine(name, backend, device, allow_unverified, public_key) as opened,
+            console.steps(study.name) as say,
+        ):
+            for outcome in batch.run(studies, opened, output, options, say, again):
+                summary.note(outcome)
+    else:
+        console.say(f"Shard {which} holds none of the {len(found)} studies")
+    summary.conclude()
 
 
-def _note(
-    console: Console, outcome: Outcome, studies: int, reports: list[dict[str, Any]], failed: list[Outcome]
-) -> None:
-    """Say what became of a study and keep what the end needs of it: not its voxels."""
-    if outcome.result is None:
-        failed.append(outcome)
-        if studies > 1:
-            said = str(outcome.error)
-            console.fail(f"{outcome.name}: {said}" if str(outcome.root) in said else f"{outcome.root}: {said}")
-        return
-    report = {"folder": str(outcome.result.folder), **outcome.result.report()}
-    for warning in report["warnings"]:
-        console.warn(f"{outcome.name}: {warning}")
-    if studies > 1:
-        console.say(f"{outcome.name}: {report['marked_slices']} of {len(report['slices'])} slices marked")
-    reports.append(report)
+class _Summary:
+    """What is said of the studies, one by one and at the end; of each it keeps a row, not its voxels or its report."""
+
+    def __init__(self, console: Console, studies: int, output: Path) -> None:
+        self._console, self._studies, self._output = console, studies, output
+        self._list = JsonList("studies") if console.as_json else None
+        self._rows: list[list[str]] = []
+        self._failed: list[Outcome] = []
+        self._folder = output
+
+    def note(self, outcome: Outcome) -> None:
+        """Say what became of a study."""
+        if outcome.result is None:
+            self._failed.append(outcome)
+            if self._studies > 1 and not isinstance(outcome.error, OutputError):
+                self._console.fail(f"{outcome.name}: {outcome.error}")
+            return
+        report, already = outcome.result.report(), outcome.result.already
+        for warning in report["warnings"]:
+            self._console.warn(f"{outcome.name}: {warning}")
+        if already:
+            self._console.say(f"{outcome.name}: already done")
+        elif self._studies > 1:
+            self._console.say(f"{outcome.name}: {report['marked_slices']} of {len(report['slices'])} slices marked")
+        self._folder = outcome.result.folder
+        self._rows.append(_row(report, already))
+        if self._list is not None:
+            self._list.add({"folder": str(self._folder), "already_done": already, **report})
+
+    def conclude(self) -> None:
+        """Print what was found; a single study's error, or that some of several failed, is raised."""
+        if self._list is not None:
+            self._list.close(failed=[_failure(outcome) for outcome in self._failed])
+        elif self._rows:
+            columns = ["study", "slices", "marked", "ml", "T1 pre", "T1 post", "s"]
+            self._console.table("FLAIR abnormality", columns, self._rows)
+            self._console.say(f"Results: {self._folder if len(self._rows) == 1 else self._output}")
+        self._raise()
+
+    def _raise(self) -> None:
+        last = self._failed[-1].error if self._failed else None
+        done = len(self._rows)
+        if isinstance(last, OutputError) and self._studies > 1:
+            raise OutputError(f"{last}; {done} of {self._studies} studies are done, and another run does the others")
+        if last is not None and self._studies == 1:
+            raise last
+        if last is not None and not done:
+            raise InputError(f"none of {self._studies} studies could be segmented: see above")
+        if last is not None:
+            names = ", ".join(outcome.name for outcome in self._failed)
+            raise PartialFailure(f"{len(self._failed)} of {self._studies} studies are not done: {names}")
 
 
-def _conclude(
-    console: Console, reports: list[dict[str, Any]], failed: list[Outcome], studies: int, output: Path
-) -> None:
-    """Print what was found; a single study's error, or that some of several failed, is raised."""
-    if console.as_json:
-        failures = [{"study": f.name, "path": str(f.root), "error": str(f.error)} for f in failed]
-        console.result({"studies": reports, "failed": failures})
-    elif reports:
-        _print_reports(console, reports, output)
-    last = failed[-1].error if failed else None
-    if last is not None and (studies == 1 or (isinstance(last, OutputError) and not reports)):
-        raise last
-    if failed and not reports:
-        raise InputError(f"none of {studies} studies could be segmented: see above")
-    if failed:
-        names = ", ".join(outcome.root.name for outcome in failed)
-        raise PartialFailure(f"{studies - len(reports)} of {studies} studies are not done: {names}")
+def _failure(outcome: Outcome) -> dict[str, str]:
+    return {"study": outcome.name, "path": str(outcome.root), "error": str(outcome.error)}
 
 
-def _print_reports(console: Console, reports: list[dict[str, Any]], output: Path) -> None:
-    rows = [
-        [
-            report["study"]["name"],
-            str(len(report["slices"])),
-            str(report["marked_slices"]),
-            "-" if report["volume_ml"] is None else f"{report['volume_ml']:.1f}",
-            *("own" if report["channels"][t1]["filled_with"] == "own" else "FLAIR" for t1 in ("pre", "post")),
-            f"{sum(report['timings_ms'].values()) / 1000:.1f}",
-        ]
-        for report in reports
+def _row(report: dict[str, Any], already: bool) -> list[str]:
+    """A study's row of the table; one that an earlier run did took no time."""
+    return [
+        report["study"]["name"],
+        str(len(report["slices"])),
+        str(report["marked_slices"]),
+        "-" if report["volume_ml"] is None else f"{report['volume_ml']:.1f}",
+        *("own" if report["channels"][t1]["filled_with"] == "own" else "FLAIR" for t1 in ("pre", "post")),
+        "-" if already else f"{sum(report['timings_ms'].values()) / 1000:.1f}",
     ]
-    console.table("FLAIR abnormality", ["study", "slices", "marked", "ml", "T1 pre", "T1 post", "s"], rows)
-    console.say(f"Results: {reports[0]['folder'] if len(reports) == 1 else output}")

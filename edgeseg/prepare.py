@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgeseg.errors import BackendMissing, EdgesegError, InputError, OutputError
 from edgeseg.readers import lgg, runlength, tiff
-from edgeseg.segment import staging
+from edgeseg.results import staging
 from edgeseg.types import BoolArray, ByteArray
 
 TABLE = "table.pq"

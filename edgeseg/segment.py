@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgeseg import backends, bundle, preprocess, readers, writers
-from edgeseg.errors import InputError, OutputError, ParityError
+from edgeseg import backends, bundle, preprocess, readers, results, writers
+from edgeseg.errors import InputError, ParityError, StudyError
+from edgeseg.fingerprint import fingerprint
 from edgeseg.types import Manifest, Segmentation, Study
 from edgeseg.writers.report import to_dict
 
@@ -142,26 +142,61 @@ def segment(
     InputError
         When the study cannot have a format that was asked for.
     """
+    mark = fingerprint_of(files, opened, options)
+    with results.staging(output, files.name) as stage:
+        return segment_staged(files, opened, stage, output / files.name, options, say, mark)
+
+
+def fingerprint_of(files: readers.StudyFiles, opened: OpenEngine, options: Options = DEFAULTS) -> str:
+    """Hash of what the study's results hang on: its files, the engine with its runtime, and the options."""
+    facts = _facts(opened)
+    how = {"engine": facts.engine, "preprocessing": facts.preprocessing, "threshold": facts.threshold}
+    return fingerprint(files, {**how, "options": options})
+
+
+def segment_staged(
+    files: readers.StudyFiles,
+    opened: OpenEngine,
+    stage: Path,
+    folder: Path,
+    options: Options,
+    say: Say,
+    mark: str,
+) -> Result:
+    """Segment one study in a stage that the caller holds, and publish it.
+
+    Parameters
+    ----------
+    files, opened, options, say
+        As in `segment`, which says what is raised, too.
+    stage
+        From `edgeseg.results.staging`.
+    folder
+        Where the results go.
+    mark
+        The study's fingerprint, for its report.
+    """
     timings: dict[str, float] = {}
-    with staging(output, files.name) as stage:
-        with _timed("read", timings, say):
-            study = readers.read_study(files)
-        chosen = options.formats or writers.default_formats(study)
-        writers.check_formats(study, chosen)
-        with _timed("preprocess", timings, say):
-            given = preprocess.to_network(study, opened.manifest.preprocessing)
-        with _timed("network", timings, say):
-            logits = opened.engine.predict_logits(given.slices)
-        with _timed("postprocess", timings, say):
-            found = preprocess.to_segmentation(logits, study, given.mapping, opened.manifest.threshold)
-        found = replace(found, timings_ms=timings)
-        say("write")
-        try:
-            facts = _facts(opened)
-            names = writers.write(found, study, chosen, stage, facts)
-            folder = publish(stage, output / study.name)
-        except OSError as error:
-            raise _unwritable(output, error) from error
+    with _timed("read", timings, say):
+        study = readers.read_study(files)
+    chosen = options.formats or writers.default_formats(study)
+    writers.check_formats(study, chosen)
+    with _timed("preprocess", timings, say):
+        given = preprocess.to_network(study, opened.manifest.preprocessing)
+    with _timed("network", timings, say):
+        logits = opened.engine.predict_logits(given.slices)
+    with _timed("postprocess", timings, say):
+        found = preprocess.to_segmentation(logits, study, given.mapping, opened.manifest.threshold)
+    found = replace(found, timings_ms=timings)
+    say("write")
+    try:
+        facts = replace(_facts(opened), fingerprint=mark)
+        names = writers.write(found, study, chosen, stage, facts)
+        results.publish(stage, folder)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise StudyError("names of its files are too long to name results by: give them shorter names") from error
+        raise results.unwritable(folder.parent, error) from error
     return Result(study, found, folder, tuple(names), facts)
 
 
@@ -192,70 +227,13 @@ def _facts(opened: OpenEngine) -> writers.ReportFacts:
         "parity": "passed" if _served(manifest) else "unverified",
         "licence": manifest.licence,
     }
-    versions = {package: metadata.version(package) for package in _PACKAGES}
     given = {**asdict(manifest.preprocessing), "smallest_island": preprocess.SMALLEST_ISLAND}
-    return writers.ReportFacts(described, given, manifest.threshold, versions)
+    return writers.ReportFacts(described, given, manifest.threshold, _versions())
 
 
-@contextmanager
-def staging(output: Path, name: str) -> Iterator[Path]:
-    """A folder beside the final one to write into; it is gone afterwards, whatever happened.
-
-    Raises
-    ------
-    OutputError
-        When ``output`` cannot be written to.
-    """
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{name[:40]}-", suffix=".part", dir=output))
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _unwritable(output: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write to {output} ({error.strerror or error}): give another folder with -o")
-
-
-def publish(stage: Path, folder: Path) -> Path:
-    """Move every file of ``stage`` into ``folder``, the report last, and drop what an earlier run left there.
-
-    Only files that an earlier ``report.json`` lists are dropped; anything else in the folder stays.
-    """
-    folder.mkdir(exist_ok=True)
-    earlier = _earlier_files(folder)
-    (folder / "report.json").unlink(missing_ok=True)
-    new = sorted(
-        (path.relative_to(stage) for path in stage.rglob("*") if path.is_file()),
-        key=lambda path: (path.name == "report.json", path),
-    )
-    for old in earlier - {path.as_posix() for path in new}:
-        (folder / old).unlink(missing_ok=True)
-    for path in new:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (stage / path).replace(folder / path)
-    return folder
-
-
-def _earlier_files(folder: Path) -> set[str]:
-    try:
-        listed = json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]
-        return {str(name) for name in listed if _is_file_inside(folder, str(name))}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
-def _is_file_inside(folder: Path, name: str) -> bool:
-    place = (folder / name).resolve()
-    return place.is_relative_to(folder.resolve()) and place.is_file()
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in _PACKAGES}
 
 
 def check_output(given: Path, roots: list[Path], names: list[str], output: Path) -> None:

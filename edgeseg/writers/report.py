@@ -42,6 +42,8 @@ class ReportFacts:
         Who segmented, for DICOM's algorithm identification.
     warnings
         Sentences that a person should read, besides the study's own.
+    fingerprint
+        Hash of what the results hang on, by which a later run knows them as done.
     """
 
     engine: dict[str, Any]
@@ -51,6 +53,7 @@ class ReportFacts:
     algorithm_name: str = "edgeseg"
     algorithm_version: str = __version__
     warnings: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     @property
     def engine_name(self) -> str:
@@ -133,6 +136,7 @@ def to_dict(
         "timings_ms": {step: _rounded(duration, 1) for step, duration in timings.items()},
         "versions": dict(sorted(facts.versions.items())),
         "warnings": list(dict.fromkeys([*study.warnings, *facts.warnings])),
+        "fingerprint": facts.fingerprint,
         "files": list(files),
     }
     plain = _plain(report)
