@@ -1,6 +1,6 @@
 """An archive of many studies through one `edgeseg infer`: does memory stay flat, does time grow in proportion?
 
-    python benchmarks/archive.py [--studies 100 300 1000] [--slices 5] [--work FOLDER] [--json FILE]
+    python benchmarks/archive.py [--studies 100 300 1000] [--slices 5] [--series pre flair post] [--json FILE]
 
 The archive holds synthetic copies of some slices of the example study: new UIDs, and FLAIR values shifted by a few
 units, so that no two studies have the same bytes. Every size is a fresh process with all formats, and then run again,
@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,35 +46,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--studies", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--slices", type=int, default=5, help="of each series, from the middle of the example's 15")
+    parser.add_argument("--series", nargs="+", default=["pre", "flair", "post"], help="FLAIR alone needs no alignment")
     parser.add_argument("--work", type=Path, help="folder for archive and results; a temporary one without it")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "archive.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
-        for figures in measure(sorted(arguments.studies), arguments.slices, Path(work)):
+        originals = middle(arguments.slices, arguments.series)
+        for figures in measure(sorted(arguments.studies), originals, Path(work)):
+            figures = {"slices": arguments.slices, "series": arguments.series, **figures}
             arguments.json.parent.mkdir(exist_ok=True)
             arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(sizes: list[int], slices: int, work: Path) -> Iterator[dict[str, Any]]:
+def measure(sizes: list[int], originals: list[tuple[Path, Any]], work: Path) -> Iterator[dict[str, Any]]:
     """Figures of an archive that grows to each size, and of a second run over each: they are longer with every size."""
     runs: list[dict[str, Any]] = []
     archive, output = work / "archive", work / "results"
     made = 0
     for size in sizes:
         for number in range(made, size):
-            copy_study(archive / f"{number:05d}", number, slices)
+            copy_study(archive / f"{number:05d}", number, originals)
         made = size
         shutil.rmtree(output, ignore_errors=True)
         for already_done in (False, True):
             figures = {"studies": size, "already_done": already_done, **_figures(_run(archive, output), size)}
             runs.append(figures)
             print(json.dumps(figures), flush=True)
-        yield {"machine": machine.facts(), "slices": slices, "runs": runs}
+        yield {"machine": machine.facts(), "runs": runs}
 
 
-def copy_study(folder: Path, number: int, slices: int) -> None:
-    """Write the example's middle slices as another study: UIDs and FLAIR values that hang on the number."""
-    for path, original in _middle(slices):
+def copy_study(folder: Path, number: int, originals: list[tuple[Path, Any]]) -> None:
+    """Write the example's slices as another study: UIDs and FLAIR values that hang on the number."""
+    for path, original in originals:
         dataset = copy.deepcopy(original)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
             setattr(dataset, keyword, f"{dataset[keyword].value[:50]}.{number + 1}")
@@ -88,12 +90,11 @@ def copy_study(folder: Path, number: int, slices: int) -> None:
         dataset.save_as(place)
 
 
-@lru_cache(maxsize=1)
-def _middle(slices: int) -> list[tuple[Path, Any]]:
+def middle(slices: int, series: list[str]) -> list[tuple[Path, Any]]:
     """The example's files of the slices in the middle, read."""
     import pydicom
 
-    read = [(path, pydicom.dcmread(path)) for path in sorted(EXAMPLE.rglob("*.dcm"))]
+    read = [(path, pydicom.dcmread(path)) for name in series for path in sorted((EXAMPLE / name).glob("*.dcm"))]
     places = sorted({float(dataset.SliceLocation) for _, dataset in read})
     first = (len(places) - slices) // 2
     kept = places[first : first + slices]
