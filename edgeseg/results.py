@@ -126,12 +126,22 @@ def finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def unwritable(output: Path, error: OSError) -> OutputError:
     """What to say of a folder that results cannot be written to."""
-    remedy = "free some space, or give another folder with -o" if _is_full(error) else "give another folder with -o"
-    return OutputError(f"cannot write to {output} ({error.strerror or error}): {remedy}")
+    cause = _cause(error)
+    remedy = "give another folder with -o"
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = f"free some space, or {remedy}"
+    reason = cause.strerror or str(cause).partition("\n")[0]
+    return OutputError(f"cannot write to {output} ({reason}): {remedy}")
 
 
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _cause(error: OSError) -> OSError:
+    """The system's own error: pydicom wraps it into one of several lines, without its number."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno is not None:
+            return found
+        found = found.__cause__ or found.__context__
+    return error
 
 
 def _claim(output: Path, name: str) -> tuple[Path, int]:

@@ -29,6 +29,8 @@ _NO_IMAGES = frozenset(
         ".tags",  # mercure's, beside each DICOM file
     )
 )
+_LONGEST_NAME = 200
+"""Bytes of a study's name; folders can have 255."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
 
@@ -253,7 +255,7 @@ def _unique(studies: list[StudyFiles], path: Path) -> list[StudyFiles]:
     for longer in (_path_name, _digits_name):
         counts = Counter(names)
         names = [longer(study, path) if counts[name] > 1 else name for study, name in zip(studies, names, strict=True)]
-    return [replace(study, name=name) for study, name in zip(studies, names, strict=True)]
+    return [replace(study, name=_fitting(name, study, path)) for study, name in zip(studies, names, strict=True)]
 
 
 def _path_name(study: StudyFiles, path: Path) -> str:
@@ -267,5 +269,18 @@ def _path_name(study: StudyFiles, path: Path) -> str:
 
 
 def _digits_name(study: StudyFiles, path: Path) -> str:
+    return f"{_path_name(study, path)}-{_digits(study, path)}"
+
+
+def _digits(study: StudyFiles, path: Path) -> str:
     place = Path(os.path.relpath(study.root, path)).as_posix() + study.kind + study.uid
-    return f"{_path_name(study, path)}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:6]
+
+
+def _fitting(name: str, study: StudyFiles, path: Path) -> str:
+    """The name where a folder beside others can have it and a terminal show it; else what is left of it, and digits."""
+    printable = "".join(letter if letter.isprintable() else "_" for letter in name)
+    if printable == name and name.strip(".") and len(name.encode()) <= _LONGEST_NAME:
+        return name
+    short = printable.encode()[: _LONGEST_NAME - 7].decode(errors="ignore").strip(".")
+    return f"{short or 'study'}-{_digits(study, path)}"

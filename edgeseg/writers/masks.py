@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
     files = []
     for stem, mask in zip(stems, segmentation.mask, strict=True):
         name = f"{FOLDER}/{stem}_mask.tif"
-        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(folder / name, compression="tiff_lzw")
+        encoded = io.BytesIO()  # libtiff, writing a file itself, does not say that a disk is full
+        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(encoded, "TIFF", compression="tiff_lzw")
+        (folder / name).write_bytes(encoded.getvalue())
         files.append(name)
     return files

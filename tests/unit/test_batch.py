@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import shutil
+import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
-from edgeseg import batch, readers, segment
-from edgeseg.errors import OutputError, StudyError
+from edgeseg import batch, readers, results, segment
+from edgeseg.errors import InputError, OutputError, StudyError
+from edgeseg.types import Study, Volume
 
 
 @pytest.fixture
@@ -68,3 +73,147 @@ def test_an_unexpected_error_stops_its_own_study_alone(
         assert outcome.error is not None
         assert outcome.error.exit_code == 1
         assert "unexpected ZeroDivisionError: by nothing" in str(outcome.error)
+
+
+# --- what is done already
+
+
+def _reports(output: Path) -> dict[str, tuple[int, int]]:
+    """Each report's inode and time: unlike when it was written again."""
+    found = {path.parent.name: path.stat() for path in output.glob("*/report.json")}
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
+
+
+QUICK = segment.Options(("masks", "report"))
+
+
+def test_a_second_run_does_only_what_is_not_done(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine, example_tiff: Path
+) -> None:
+    output = tmp_path / "out"
+    first = list(batch.run(readers.find_studies(studies), default_engine, output, QUICK))
+    written = _reports(output)
+    shutil.copy(example_tiff / f"{example_tiff.name}_14.tif", studies / "b-bad")  # mended
+    second = list(batch.run(readers.find_studies(studies), default_engine, output, QUICK))
+    assert [outcome.result and outcome.result.already for outcome in second] == [True, False, True]
+    assert {name: written[name] for name in ("a-good", "c-good")} == written
+    assert {**_reports(output), **written} == _reports(output)
+    assert first[0].result is not None
+    assert second[0].result is not None
+    assert second[0].result.folder == first[0].result.folder
+    assert second[0].result.files == first[0].result.files
+    assert second[0].result.report()["slices"] == first[0].result.report()["slices"]
+
+
+@pytest.mark.parametrize("change", ["options", "input", "results", "again"])
+def test_what_is_done_is_done_again(
+    change: str, studies: Path, tmp_path: Path, default_engine: segment.OpenEngine
+) -> None:
+    def run(options: segment.Options = QUICK, again: bool = False) -> batch.Finished:
+        (outcome,) = batch.run(readers.find_studies(studies / "a-good"), default_engine, tmp_path, options, again=again)
+        assert outcome.result is not None
+        return outcome.result
+
+    run()
+    assert run().already
+    if change == "input":
+        slices = sorted((studies / "a-good").iterdir())
+        slices[0].write_bytes(slices[1].read_bytes())
+    elif change == "results":
+        next((tmp_path / "a-good" / "masks").iterdir()).unlink()
+    done = run(segment.Options(("report",)) if change == "options" else QUICK, again=change == "again")
+    assert not done.already
+    assert {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*.*")} == set(done.files)
+    assert done.report()["fingerprint"] == json.loads((done.folder / "report.json").read_text())["fingerprint"]
+
+
+def test_without_a_report_nothing_counts_as_done(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine
+) -> None:
+    for _ in range(2):
+        found = readers.find_studies(studies / "a-good")
+        (outcome,) = batch.run(found, default_engine, tmp_path, segment.Options(("masks",)))
+        assert outcome.result is not None
+        assert not outcome.result.already
+
+
+def test_two_runs_at_once_do_each_study_once(studies: Path, tmp_path: Path, default_engine: segment.OpenEngine) -> None:
+    found = readers.find_studies(studies / "a-good")
+    done: list[bool] = []
+
+    def run() -> None:
+        for outcome in batch.run(found, default_engine, tmp_path, QUICK):
+            assert outcome.result is not None
+            done.append(outcome.result.already)
+
+    first = batch.run(found, default_engine, tmp_path, QUICK)
+    with results.staging(tmp_path, "a-good"):  # the other one is at work, and will have finished first
+        waiting = threading.Thread(target=run)
+        waiting.start()
+        waiting.join(0.5)
+        assert not done
+    waiting.join()
+    assert done == [False]
+    (second,) = first
+    assert second.result is not None
+    assert second.result.already
+
+
+def test_what_a_killed_run_left_is_cleared_away(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine
+) -> None:
+    (tmp_path / ".gone-0123abcd.part" / "files").mkdir(parents=True)
+    list(batch.run(readers.find_studies(studies / "a-good"), default_engine, tmp_path, QUICK))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_nothing_that_is_kept_holds_voxels(studies: Path, tmp_path: Path, default_engine: segment.OpenEngine) -> None:
+    volumes: list[weakref.ref[Volume]] = []
+    read = readers.read_study
+    broken = iter((False, True, True))
+
+    def spy(files: readers.StudyFiles) -> Study:
+        study = read(files)
+        volumes.append(weakref.ref(study.flair))
+        if next(broken):
+            raise StudyError("read, and then found to be odd")
+        return study
+
+    (studies / "b-bad").rename(tmp_path / "aside")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "read_study", spy)
+        kept = list(batch.run(readers.find_studies(studies), default_engine, tmp_path / "out", QUICK))
+    assert [outcome.error is None for outcome in kept] == [True, False]
+    gc.collect()
+    assert len(volumes) == 2
+    assert [volume() for volume in volumes] == [None, None]
+
+
+# --- shards
+
+
+def _named(names: list[str]) -> list[readers.StudyFiles]:
+    return [readers.StudyFiles(name, "tiff", Path(name), (), name) for name in names]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 50])
+def test_shards_hold_every_study_once(parts: int) -> None:
+    names = [f"study-{number}" for number in range(200)]
+    held = [batch.shard(_named(names), f"{part}/{parts}") for part in range(1, parts + 1)]
+    assert sorted(files.name for shard in held for files in shard) == sorted(names)
+    assert max(map(len, held)) < 200 / parts + 4 * (200 / parts) ** 0.5
+
+
+def test_a_study_stays_in_its_shard_when_others_arrive() -> None:
+    few, many = _named(["b", "d"]), _named(["a", "b", "c", "d", "e"])
+    for part in ("1/3", "2/3", "3/3"):
+        held = {files.name for files in batch.shard(few, part)}
+        assert held == {files.name for files in batch.shard(many, part)} & {"b", "d"}
+
+
+@pytest.mark.parametrize(
+    "which", ["0/4", "5/4", "1/0", "0/0", "-1/4", "1", "1/", "/4", "a/b", "1/4/2", "1.5/4", "²/4", ""]
+)
+def test_a_shard_that_is_none(which: str) -> None:
+    with pytest.raises(InputError, match="--shard takes a part and how many there are, from 1/8 to 8/8"):
+        batch.shard(_named(["a"]), which)
