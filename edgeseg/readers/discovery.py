@@ -15,7 +15,7 @@ from typing import Literal
 
 from edgeseg.errors import StudyError
 from edgeseg.readers import nifti, tiff
-from edgeseg.readers.series import read_header
+from edgeseg.readers.headers import read_header
 from edgeseg.types import Study
 
 _WANTED = "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), or with NIfTI files"
