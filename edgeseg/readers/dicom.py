@@ -17,7 +17,8 @@ from edgeseg.errors import StudyError
 from edgeseg.readers.acquisitions import SAME_PLACE, separate, without_copies
 from edgeseg.readers.assembly import UnreadableFile, assemble
 from edgeseg.readers.headers import read_header
-from edgeseg.readers.pixels import MOST_VOXELS, FramesOf
+from edgeseg.readers.limits import MOST_VOXELS
+from edgeseg.readers.pixels import FramesOf
 from edgeseg.readers.sequences import FEWEST_SLICES
 from edgeseg.readers.series import Frame, Series, find_series
 from edgeseg.types import FloatArray, Geometry, Study, Vector, Volume

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Literal
 
 from edgeseg.errors import StudyError
-from edgeseg.readers import nifti, tiff
+from edgeseg.readers import archives, dicomdir, nifti, tiff
 from edgeseg.readers.headers import read_header
+from edgeseg.readers.limits import LARGEST_FILE
 from edgeseg.types import Study
 
-_WANTED = "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), or with NIfTI files"
+_WANTED = (
+    "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), with NIfTI files, or a zip archive of one"
+)
 _RESULTS = "holds results of edgeseg, not a study"
 _RESULT_NAMES = frozenset(("masks", "overlay", "mask.nii.gz", "segmentation.dcm", "report.dcm"))
 """What else lies beside a report: left aside where someone had results written into the study's own folder."""
 _NO_IMAGES = frozenset(
     (
         *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
-        *(".log", ".yaml", ".yml", ".zip", ".gz", ".py", ".sh", ".bval", ".bvec"),
+        *(".log", ".yaml", ".yml", ".gz", ".py", ".sh", ".bval", ".bvec"),
         ".tags",  # mercure's, beside each DICOM file
     )
 )
@@ -47,13 +50,17 @@ class StudyFiles:
     root
         Folder that holds them.
     files
-        The files, sorted by path.
+        The files, sorted by path; of a study in an archive, the archive.
     uid
         StudyInstanceUID for DICOM ("" where no file says it), the folder's name otherwise.
     warnings
         Sentences on files that were skipped, without their names: warnings reach reports.
     skipped
         The files that were skipped.
+    inside
+        Folder in the archive ``root`` that holds the study; None where it is in no archive.
+    problem
+        Why the study cannot be read: reading it raises this. "" where nothing is known against it.
     """
 
     name: str
@@ -63,6 +70,8 @@ class StudyFiles:
     uid: str
     warnings: tuple[str, ...] = ()
     skipped: tuple[Path, ...] = ()
+    inside: str | None = None
+    problem: str = ""
 
 
 def find_studies(path: Path) -> list[StudyFiles]:
@@ -71,7 +80,7 @@ def find_studies(path: Path) -> list[StudyFiles]:
     Parameters
     ----------
     path
-        A folder with any mix of kinds at any depth, or a single image file.
+        A folder with any mix of kinds at any depth, a single image file, a zip archive, or a DICOMDIR.
 
     Returns
     -------
@@ -85,25 +94,77 @@ def find_studies(path: Path) -> list[StudyFiles]:
     """
     if not path.exists():
         raise StudyError(f"{path} does not exist: {_WANTED}")
+    if path.is_file() and path.name.lower() == dicomdir.NAME:
+        return _listed(path)
     files = [path] if path.is_file() else list(_walk(path))
     if not files:
         raise StudyError(f"{path} {_RESULTS if _holds_results(path) else 'is empty'}: {_WANTED}")
+    studies, unreadable = _group(files)
+    for archive in (file for file in files if _kind(file) == "zip"):
+        known = {study.uid for study in studies if study.kind == "dicom"}
+        studies += [study for study in _archived(archive) if study.kind != "dicom" or study.uid not in known]
+    if not studies:
+        raise StudyError(_nothing(path, files, unreadable))
+    if path.is_file() and studies[0].kind == "nifti" and studies[0].inside is None:
+        studies = [replace(studies[0], name=nifti_name(path), uid=nifti_name(path))]
+    return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
+
+
+def _group(files: Sequence[Path]) -> tuple[list[StudyFiles], list[Path]]:
+    """Studies among files that lie on the disk, and the files that should be DICOM and are not."""
     folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
     candidates = []
     for file in files:
         kind = _kind(file)
         if kind == "dicom":
             candidates.append(file)
-        elif kind is not None:
+        elif kind == "tiff" or kind == "nifti":
             folders.setdefault((kind, file.parent), []).append(file)
     studies, unreadable = _dicom_studies(candidates)
     for (kind, folder), members in folders.items():
-        name = nifti_name(path) if path.is_file() and kind == "nifti" else folder.resolve().name or "study"
+        name = folder.resolve().name or "study"
         studies.append(StudyFiles(name, kind, folder, tuple(members), name))
+    if studies:
+        studies += _damaged(unreadable, [study.root for study in studies])
+    return studies, unreadable
+
+
+def _archived(archive: Path) -> list[StudyFiles]:
+    """The studies in an archive; one that says why where it cannot be unpacked."""
+    try:
+        with archives.unpacked(archive) as folder:
+            found, _ = _group(list(_walk(folder)))
+    except StudyError as error:
+        return [StudyFiles(archive.stem, "dicom", archive, (archive,), "", problem=str(error))]
+    studies = []
+    for study in found:
+        inside = study.root.relative_to(folder).as_posix()
+        own = study.kind == "dicom" and study.uid
+        alone = sum(one.kind == study.kind for one in found) == 1
+        name = study.name if own else "_".join((archive.stem, *(() if alone else Path(inside).parts)))
+        uid = study.uid if study.kind == "dicom" else name
+        problem = study.problem.replace(str(folder), str(archive))
+        studies.append(
+            replace(study, name=name, uid=uid, root=archive, files=(archive,), inside=inside, problem=problem)
+        )
+    return studies
+
+
+def _listed(path: Path) -> list[StudyFiles]:
+    """The studies that a DICOMDIR lists, with a warning where some of the files are gone."""
+    listed = dicomdir.listed_files(path)
+    studies, unreadable = _dicom_studies(listed.files)
     if not studies:
-        raise StudyError(_nothing(path, files, unreadable))
-    studies += _damaged(unreadable, [study.root for study in studies])
-    return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
+        raise StudyError(_nothing(path, listed.files, unreadable))
+    found = []
+    for study in studies:
+        gone = listed.missing.pop(study.uid, 0)
+        note = f"{gone} of {gone + len(study.files)} files that the DICOMDIR lists for the study are missing"
+        found.append(replace(study, warnings=(*study.warnings, *((note,) if gone else ()))))
+    for uid, gone in listed.missing.items():
+        problem = f"{path} lists {gone} files of a study, and none of them is there: copy the whole disk"
+        found.append(StudyFiles(_hashed(uid), "dicom", path.parent, (), "", problem=problem))
+    return _unique(sorted(found, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
 
 def read_study(files: StudyFiles) -> Study:
@@ -126,13 +187,30 @@ def read_study(files: StudyFiles) -> Study:
     """
     from edgeseg.readers import dicom
 
-    if files.kind == "dicom" and not files.uid:
-        raise StudyError(_nothing(files.root, files.files, files.files))
+    if files.problem:
+        raise StudyError(files.problem)
+    if files.inside is not None:
+        return _read_archived(files)
     if files.kind == "dicom":
         return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped)
     if files.kind == "tiff":
         return tiff.read_study(files.name, files.files)
     return nifti.read_study(files.name, files.files)
+
+
+def _read_archived(files: StudyFiles) -> Study:
+    """Unpack an archive again, read one of its studies, and clean up."""
+    with archives.unpacked(files.root) as folder:
+        found, _ = _group(list(_walk(folder)))
+        for study in found:
+            if study.kind == files.kind and study.root == folder / str(files.inside):
+                if study.kind == "dicom" and study.uid != files.uid:
+                    continue
+                try:
+                    return read_study(replace(study, name=files.name, uid=files.uid))
+                except StudyError as error:
+                    raise StudyError(str(error).replace(str(folder), str(files.root))) from error
+    raise StudyError(f"{files.root} has changed since its studies were looked for: run edgeseg again")
 
 
 def nifti_name(path: Path) -> str:
@@ -150,7 +228,16 @@ def _walk(root: Path) -> Iterator[Path]:
             for name in names
             if not name.startswith(".") and name not in {"edgeseg-output", *own} and not _is_result(inside / name)
         )
-        yield from (inside / file for file in sorted(files) if not file.startswith(".") and file not in own)
+        yield from (
+            inside / file
+            for file in sorted(files)
+            if not file.startswith(".") and file not in own and not _is_special(inside / file)
+        )
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a name is a pipe, a socket or a device: opening it could wait for ever."""
+    return path.exists() and not path.is_file()
 
 
 def _is_result(folder: Path) -> bool:
@@ -167,14 +254,16 @@ def _holds_results(root: Path) -> bool:
     return any(folder.name == "edgeseg-output" or _is_result(folder) for folder in folders)
 
 
-def _kind(path: Path) -> Literal["dicom", "tiff", "nifti"] | None:
+def _kind(path: Path) -> Literal["dicom", "tiff", "nifti", "zip"] | None:
     """Kind of file by its name; everything that is not something else may be DICOM."""
     name = path.name.lower()
     if name.endswith(tiff.SUFFIXES):
         return "tiff"
     if name.endswith(nifti.SUFFIXES):
         return "nifti"
-    if path.suffix.lower() in _NO_IMAGES or name == "dicomdir":
+    if name.endswith(archives.SUFFIX):
+        return "zip"
+    if path.suffix.lower() in _NO_IMAGES or name == dicomdir.NAME:
         return None
     return "dicom"
 
@@ -194,9 +283,13 @@ def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[P
         root = Path(os.path.commonpath([str(member.parent) for member in members]))
         skipped = tuple(path for path in unreadable if root in path.parents)
         notes = (_skipped(len(skipped)),) if skipped else ()
-        name = hashlib.sha256(uid.encode()).hexdigest()[:12]
-        studies.append(StudyFiles(name, "dicom", root, tuple(members), uid, notes, skipped))
+        studies.append(StudyFiles(_hashed(uid), "dicom", root, tuple(members), uid, notes, skipped))
     return studies, unreadable
+
+
+def _hashed(uid: str) -> str:
+    """Name of a DICOM study: digits, whatever its StudyInstanceUID holds."""
+    return hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFiles]:
@@ -205,7 +298,10 @@ def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFil
     for path in unreadable:
         if path.name.lower().endswith(_DICOM_ENDINGS) and not any(root in path.parents for root in roots):
             folders.setdefault(path.parent, []).append(path)
-    return [StudyFiles(folder.name, "dicom", folder, tuple(files), "") for folder, files in folders.items()]
+    return [
+        StudyFiles(folder.name, "dicom", folder, tuple(files), "", problem=_nothing(folder, files, files))
+        for folder, files in folders.items()
+    ]
 
 
 def _skipped(count: int) -> str:
@@ -234,8 +330,11 @@ def _diagnosis(path: Path) -> str:
     try:
         with path.open("rb") as file:
             start = file.read(512)
+        size = path.stat().st_size
     except OSError as error:
         return f"cannot be opened ({error.strerror})"
+    if size > LARGEST_FILE:
+        return f"has {size / (1 << 30):.1f} GB, and edgeseg takes files of {LARGEST_FILE >> 30} GB at most"
     if not start:
         return "is empty"
     if start[128:132] == b"DICM":
@@ -262,10 +361,9 @@ def _path_name(study: StudyFiles, path: Path) -> str:
     """The path of a study's folder below the one given, as a name; a DICOM study's own, which quotes no path."""
     if study.kind == "dicom" and study.uid:
         return study.name
-    return (
-        "_".join(part for part in Path(os.path.relpath(study.root, path)).parts if part not in (".", ".."))
-        or study.name
-    )
+    place = study.root if study.inside is None else study.root.parent
+    parts = [part for part in Path(os.path.relpath(place, path)).parts if part not in (".", "..")]
+    return "_".join(parts if study.inside is None else [*parts, study.name]) or study.name
 
 
 def _digits_name(study: StudyFiles, path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import StudyError
+from edgeseg.readers.limits import LARGEST_FILE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -25,8 +26,6 @@ TAGS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """What is read of every file to find the series; the FLAIR series' headers are read whole later."""
-LARGEST_FILE = 1 << 30
-"""Bytes above which a file is left aside unread: no MR volume that edgeseg takes is as large."""
 LARGEST_VALUE = 1 << 20
 """Bytes above which an element's value counts as missing, sequences apart: none of `TAGS` is as long."""
 

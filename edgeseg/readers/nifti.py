@@ -17,6 +17,7 @@ import numpy as np
 from edgeseg.errors import StudyError
 from edgeseg.readers import geometry
 from edgeseg.readers.assembly import assemble
+from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.readers.sequences import FEWEST_SLICES, SeriesFacts, recognise
 from edgeseg.types import Study, Volume
 
@@ -148,14 +149,23 @@ def _check_whole(path: Path) -> None:
         if order == ">" and header[:4] != b"\0\0\x01\x5c":
             return  # NIfTI-2, or no NIfTI at all, which SimpleITK will say
         axes, *sizes = struct.unpack_from(f"{order}8h", header, 40)
+        _check_size(path, math.prod(sizes[: max(0, axes)]))
         (bits,) = struct.unpack_from(f"{order}h", header, 72)
         (start,) = struct.unpack_from(f"{order}f", header, 108)
         expected = int(start) + math.prod(sizes[:axes]) * bits // 8
         found = len(header)
-        while chunk := file.read(1 << 20):
+        while found < expected and (chunk := file.read(1 << 20)):
             found += len(chunk)
     if found < expected:
         raise EOFError(f"{found} bytes instead of {expected}")
+
+
+def _check_size(path: Path, voxels: int) -> None:
+    if voxels > MOST_VOXELS:
+        raise StudyError(
+            f"{path} says that it holds {voxels / 1e6:.0f} million voxels, and edgeseg takes {MOST_VOXELS / 1e6:.0f} "
+            "million at most: give the volume as it was acquired"
+        )
 
 
 def _stem(path: Path) -> str:

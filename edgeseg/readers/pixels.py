@@ -12,13 +12,11 @@ import numpy as np
 from edgeseg.errors import StudyError
 from edgeseg.readers.assembly import UnreadableFile
 from edgeseg.readers.headers import read_header
+from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.types import FloatArray
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-MOST_VOXELS = 1 << 27
-"""Voxels that a file, or a series, may have: a 3D acquisition of 512 x 512 x 512."""
 
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 """Transfer syntaxes that always lose something: JPEG baseline and extended, JPEG-LS near-lossless."""

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgeseg.errors import StudyError
+from edgeseg.readers.limits import LARGEST_FILE, MOST_VOXELS
 from edgeseg.types import CHANNELS, ByteArray, ChannelName, ChannelOrigin, Study, Volume
 
 SUFFIXES = (".tif", ".tiff")
@@ -146,6 +147,10 @@ def read_slices(files: Sequence[Path]) -> ByteArray:
                 "the slices of a series must be of equal size, so leave the odd ones out or export them again"
             )
         slices.append(pixels)
+        if len(slices) * pixels.size > MOST_VOXELS * 3:
+            raise StudyError(
+                f"{path.parent} holds more than {MOST_VOXELS / 1e6:.0f} million pixels: give the slices of one series"
+            )
     stacked = np.stack(slices)
     return np.repeat(stacked[..., np.newaxis], 3, axis=3) if stacked.ndim == 3 else stacked
 
@@ -178,6 +183,11 @@ def _parse(path: Path) -> tuple[str, int]:
 
 def _read_image(path: Path) -> ByteArray:
     """One slice, (row, column, 3) or (row, column) uint8."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise StudyError(
+            f"{path} has {path.stat().st_size / (1 << 30):.1f} GB, and edgeseg takes files of {LARGEST_FILE >> 30} GB "
+            "at most: give one slice a file"
+        )
     try:
         with Image.open(path, formats=("TIFF",)) as image:
             frames = getattr(image, "n_frames", 1)
