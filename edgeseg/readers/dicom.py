@@ -99,8 +99,6 @@ class _Stack:
 
 def _load(series: Series, note: str) -> _Stack:
     label = series.facts.label
-    if series.mosaic:
-        raise StudyError(f"{label} {_MOSAIC}")
     frames, copies = without_copies(series.frames)
     notes = [note] if note else []
     if copies:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +148,7 @@ def _check_kind(path: Path, dataset: Dataset) -> None:
         raise UnreadableFile(path, f"{problem}: export it as MONOCHROME2")
     voxels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
     if voxels > MOST_VOXELS:
-        most = f"{MOST_VOXELS / 1e6:.0f} million at most"
+        most = f"{MOST_VOXELS / 1e6:.0f} million at most: export the series as it was acquired"
         raise UnreadableFile(path, f"says that it holds {voxels / 1e6:.0f} million voxels, and edgeseg takes {most}")
 
 
@@ -162,13 +165,42 @@ def _stored(path: Path, dataset: Dataset) -> Any:
         available = get_decoder(syntax).available_plugins
     except NotImplementedError:
         available = ()
-    bits = int(dataset.get("BitsStored") or 8)
-    for plugin in _PLUGINS if syntax != _EXTENDED or bits <= 8 else ():
+    for plugin in _PLUGINS:
+        if plugin in available and syntax == _EXTENDED and int(dataset.BitsStored) > 8:
+            return _extended(path, dataset)
         if plugin in available:
             return pixel_array(dataset, decoding_plugin=plugin)
-    name = f"{syntax.name} with {bits} bits" if syntax == _EXTENDED else syntax.name
-    problem = f"is compressed as {name}, which edgeseg cannot decode here"
+    problem = f"is compressed as {syntax.name}, which edgeseg cannot decode here"
     raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
+
+
+def _extended(path: Path, dataset: Dataset) -> Any:
+    """Pixels of JPEG extended with more than 8 bits, which pydicom refuses and GDCM's own reader decodes."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    with _quiet_libraries():
+        if not reader.Read():
+            raise ValueError("GDCM cannot read it")
+        content = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+    kind = "<i2" if dataset.PixelRepresentation else "<u2"
+    frames = np.frombuffer(content, kind).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    return frames[0] if len(frames) == 1 else frames
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep remarks of C libraries from standard error: errors come back in other ways."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _scaled(dataset: Dataset, stored: Any, index: int | None) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _DERIVED_TYPES = frozenset(
     (
         *("MPR", "CSA MPR", "ADC", "EADC", "FA", "TRACEW", "MIP", "MNIP", "PROJECTION IMAGE", "SUBTRACTION", "SUB"),
-        *("REFORMATTED", "RESAMPLED", "PHASE MAP", "PHASE", "P", "REAL", "R", "IMAGINARY", "I"),
+        *("REFORMATTED", "RESAMPLED", "PHASE MAP", "PHASE", "P", "REAL", "R", "IMAGINARY", "I", "MOSAIC"),
     )
 )
 _NO_AGENT = frozenset(("", "no", "none", "n", "0", "nil", "without"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgeseg.errors import StudyError
 from edgeseg.readers.limits import LARGEST_FILE, MOST_VOXELS
@@ -195,7 +195,9 @@ def _read_image(path: Path) -> ByteArray:
             if frames == 1 and mode in ("RGB", "L"):
                 pixels: ByteArray = np.array(image, dtype=np.uint8)
                 return _checked(path, pixels)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except StudyError:
+        raise
+    except Exception as error:  # of a damaged file Pillow raises whatever it likes
         bits = _bits_per_sample(path)
         if not bits or bits == 8:
             raise StudyError(
