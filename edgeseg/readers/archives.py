@@ -44,7 +44,10 @@ def unpacked(archive: Path) -> Iterator[Path]:
         The archive is damaged or encrypted, larger than the limits above, or holds a link or a name that climbs out
         of it; or there is no room to unpack it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="edgeseg-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="edgeseg-"))
+    except OSError as error:
+        raise _no_room(archive, error) from error
     try:
         _unpack(archive, folder)
         yield folder
@@ -65,10 +68,14 @@ def _unpack(archive: Path, folder: Path) -> None:
             "again, or unpack it yourself and give the folder"
         ) from error
     except OSError as error:
-        raise StudyError(
-            f"{archive} cannot be unpacked to {folder.parent} ({error.strerror or error}): make room there, or name "
-            "another folder in the environment variable TMPDIR"
-        ) from error
+        raise _no_room(archive, error) from error
+
+
+def _no_room(archive: Path, error: OSError) -> StudyError:
+    return StudyError(
+        f"{archive} cannot be unpacked to {tempfile.gettempdir()} ({error.strerror or error}): make room there, or "
+        "name another folder in the environment variable TMPDIR"
+    )
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -306,7 +306,7 @@ def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFil
 
 def _skipped(count: int) -> str:
     verb = "file is" if count == 1 else "files are"
-    return f"{count} {verb} not DICOM, or truncated, and left aside"
+    return f"{count} {verb} not DICOM, or truncated, or too large, and left aside"
 
 
 def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> str:

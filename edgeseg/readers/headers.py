@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zlib
 from collections import Counter
@@ -28,6 +29,8 @@ TAGS = (
 """What is read of every file to find the series; the FLAIR series' headers are read whole later."""
 LARGEST_VALUE = 1 << 20
 """Bytes above which an element's value counts as missing, sequences apart: none of `TAGS` is as long."""
+MOST_READS = 2_000_000
+"""Reads of a file's header: an Enhanced image of 1000 frames needs a tenth of them."""
 
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -63,18 +66,34 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> Dataset | None
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(
-                path,
-                stop_before_pixels=True,
-                force=bare,
-                specific_tags=wanted,
-                defer_size=None if tags is None else LARGEST_VALUE,
-            )
+            with Patient(path) as file:
+                header = pydicom.dcmread(
+                    file,
+                    stop_before_pixels=True,
+                    force=bare,
+                    specific_tags=wanted,
+                    defer_size=None if tags is None else LARGEST_VALUE,
+                )
             if tags is not None:
                 _drop_long(header)
             return header if header.get("StudyInstanceUID") else None
     except Exception:  # a damaged file raises whatever it likes: it is not readable, and the caller says so
         return None
+
+
+class Patient(io.BufferedReader):
+    """A file that ends the patience of its reader: zeros without end are elements without end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read as any file does, and raise ValueError where it was asked `MOST_READS` times."""
+        self._reads += 1
+        if self._reads > MOST_READS:
+            raise ValueError("more elements than any image has")
+        return super().read(size)
 
 
 def _inflates(path: Path) -> bool:

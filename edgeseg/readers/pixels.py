@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeseg.errors import StudyError
 from edgeseg.readers.assembly import UnreadableFile
-from edgeseg.readers.headers import read_header
+from edgeseg.readers.headers import Patient, read_header
 from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.types import FloatArray
 
@@ -110,7 +110,8 @@ def _decoded(path: Path) -> tuple[Dataset, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, force=True)
+            with Patient(path) as file:
+                dataset = pydicom.dcmread(file, force=True)
             _name_syntax(dataset)
             _check_kind(path, dataset)
             return dataset, _stored(path, dataset)

@@ -56,7 +56,9 @@ def test_of_two_acquisitions_the_later_is_taken(tmp_path: Path, first: dict[str,
 @pytest.mark.parametrize("aborted", ["1", "2"])
 def test_an_aborted_acquisition_is_left_aside_before_and_after_the_whole_one(tmp_path: Path, aborted: str) -> None:
     for series in ("1", "2"):
-        _repeat(tmp_path, series, AcquisitionNumber=series, AcquisitionDate="20200101", AcquisitionTime=f"10150{series}")
+        _repeat(
+            tmp_path, series, AcquisitionNumber=series, AcquisitionDate="20200101", AcquisitionTime=f"10150{series}"
+        )
     _first_three(tmp_path, aborted)
     study = _read(tmp_path)
     taken = "2" if aborted == "1" else "1"

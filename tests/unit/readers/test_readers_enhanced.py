@@ -102,7 +102,8 @@ def _stack(groups: Dataset, number: int) -> None:
     groups.FrameContentSequence[0].StackID = "1" if first else "2"
     if not first:
         place = groups.PlanePositionSequence[0]
-        place.ImagePositionPatient = [float(v) + shift for v, shift in zip(place.ImagePositionPatient, (0, 0, 3))]
+        x, y, z = (float(v) for v in place.ImagePositionPatient)
+        place.ImagePositionPatient = [x, y, z + 3]
 
 
 def _types(groups: Dataset, number: int) -> None:

@@ -86,7 +86,10 @@ def test_padding_does_not_count_as_an_intensity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("elements", "found"),
     [
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "stored as MONOCHROME1, and whether .* export it as MONOCHROME2"),
+        (
+            {"PhotometricInterpretation": "MONOCHROME1"},
+            "stored as MONOCHROME1, and whether .* export it as MONOCHROME2",
+        ),
         ({"RescaleSlope": 1e38, "RescaleIntercept": 1e38}, "values that are not finite"),
         ({"PixelSpacing": [300, 300]}, "voxels of 6 x 300 x 300 mm .* its header is damaged"),
         ({"PixelSpacing": [7.5, 1e-3]}, "voxels of 6 x 7.5 x 0.001 mm"),

@@ -1,4 +1,4 @@
-"""Every transfer syntax: the same voxels as the uncompressed file, or a warning where the compression loses something."""
+"""Every transfer syntax: the same voxels as the uncompressed file, or a warning where the compression loses some."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_lossless_files_hold_the_same_voxels(form: str, tmp_path: Path) -> None:
     assert bool(converted.warnings) == (form == "HTJ2K, perhaps lossy")  # a header has to promise that nothing is lost
 
 
-@pytest.mark.parametrize("form", [*forms.NATIVE, "RLE", "JPEG lossless, first-order prediction", "JPEG-LS", "JPEG 2000"])
+@pytest.mark.parametrize(
+    "form", [*forms.NATIVE, "RLE", "JPEG lossless, first-order prediction", "JPEG-LS", "JPEG 2000"]
+)
 def test_signed_voxels_stay_signed(form: str, tmp_path: Path) -> None:
     def signed(dataset: Any, _: int) -> None:
         dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, 16, 15
@@ -72,7 +74,9 @@ def test_a_file_that_was_compressed_with_loss_before_says_so(tmp_path: Path) -> 
     assert "compressed with loss (an earlier step)" in study.warnings[0]
 
 
-def test_a_decoder_that_is_not_installed_is_named_by_its_syntax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_is_not_installed_is_named_by_its_syntax(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pydicom.pixels.decoders import JPEG2000LosslessDecoder
 
     plain = seeds.small_series(tmp_path / "plain")
