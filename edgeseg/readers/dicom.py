@@ -185,8 +185,9 @@ def read_volume(frames: Sequence[Frame]) -> tuple[Volume, str | None]:
         if frame.path not in files:
             files[frame.path] = FramesOf(frame.path)
             lossy = lossy or files[frame.path].lossy
-        slices.append(files[frame.path].frame(frame.index))
-        factors.append(files[frame.path].display_factor(frame.index))
+        values, factor = files[frame.path].frame(frame.index)
+        slices.append(values)
+        factors.append(factor)
         if frame.index is None:
             del files[frame.path]
         if slices[-1].shape != frame.shape:

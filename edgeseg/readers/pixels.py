@@ -48,15 +48,24 @@ class FramesOf:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._dataset, self._stored = _decoded(path)
+        self._dataset, self._stored, self.lossy = _decoded(path)
+        """``lossy`` is the name of the compression where it lost something, else None."""
 
-    def frame(self, index: int | None) -> FloatArray:
-        """One frame, (row, column) float32.
+    def frame(self, index: int | None) -> tuple[FloatArray, float | None]:
+        """One frame, and by how much it was scaled for display.
 
         Parameters
         ----------
         index
             Its number in the file, from 0; None for a file of a single image.
+
+        Returns
+        -------
+        values
+            (row, column) float32, with rescale slope and intercept applied.
+        factor
+            On Philips scanners: the values divided by it are what was measured (Chenevert et al. 2014, PMC3998685).
+            None where the header does not say it.
 
         Raises
         ------
@@ -72,37 +81,18 @@ class FramesOf:
                 warnings.simplefilter("ignore")
                 raw = stored if stored.ndim == 2 else stored[position]
                 values = np.asarray(_scaled(self._dataset, raw, index), dtype=np.float32)
-        except (ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError) as error:
+                values, factor = _without_padding(self._dataset, raw, values), _display_factor(self._dataset, index)
+        except Exception as error:  # pydicom raises whatever a malformed value makes it raise
             problem = "has a rescale slope, an intercept or a table that cannot be applied: export the series again"
             raise UnreadableFile(self._path, problem) from error
         if not np.isfinite(values).all():
             problem = "holds values that are not finite once its rescale slope and intercept are applied"
             raise UnreadableFile(self._path, f"{problem}: export the series again")
-        return _without_padding(self._dataset, raw, values)
-
-    def display_factor(self, index: int | None) -> float | None:
-        """By how much a Philips scanner scaled a frame for display; None where its header does not say it.
-
-        Rescaled values divided by it are what was measured (Chenevert et al. 2014, PMC3998685).
-        """
-        scale = _philips_scale(self._dataset, index)
-        slope = (_rescale(self._dataset, index) or (1.0,))[0]
-        return None if scale is None or not slope > 0 else slope * scale
-
-    @property
-    def lossy(self) -> str | None:
-        """Name of the compression where it lost something, else None."""
-        from pydicom.uid import UID
-
-        syntax = UID(str(self._dataset.file_meta.TransferSyntaxUID))
-        said = str(self._dataset.get("LossyImageCompression") or "")
-        if syntax in _LOSSY or said == "01" or (syntax in _PERHAPS_LOSSY and said != "00"):
-            return str(syntax.name) if syntax.is_compressed else "an earlier step"
-        return None
+        return values, factor
 
 
-def _decoded(path: Path) -> tuple[Dataset, Any]:
-    """A file's dataset and its pixels as stored, (row, column) or (frame, row, column)."""
+def _decoded(path: Path) -> tuple[Dataset, Any, str | None]:
+    """A file's dataset, its pixels as stored, (row, column) or (frame, row, column), and what they lost."""
     import pydicom
 
     if read_header(path, ("StudyInstanceUID",)) is None:  # too large, or it inflates beyond all measure
@@ -114,12 +104,22 @@ def _decoded(path: Path) -> tuple[Dataset, Any]:
                 dataset = pydicom.dcmread(file, force=True)
             _name_syntax(dataset)
             _check_kind(path, dataset)
-            return dataset, _stored(path, dataset)
+            return dataset, _stored(path, dataset), _lossy(dataset)
     except StudyError:
         raise
     except Exception as error:  # decoders raise whatever they like
         problem = "has a header that can be read and pixels that cannot (truncated or damaged)"
         raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
+
+
+def _lossy(dataset: Dataset) -> str | None:
+    from pydicom.uid import UID
+
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    said = str(dataset.get("LossyImageCompression") or "")
+    if syntax in _LOSSY or said == "01" or (syntax in _PERHAPS_LOSSY and said != "00"):
+        return str(syntax.name) if syntax.is_compressed else "an earlier step"
+    return None
 
 
 def _name_syntax(dataset: Dataset) -> None:
@@ -232,6 +232,12 @@ def _real_world(dataset: Dataset, index: int | None) -> tuple[float, float] | No
         if item.get("RealWorldValueSlope"):
             return float(item.RealWorldValueSlope), float(item.get("RealWorldValueIntercept") or 0.0)
     return None
+
+
+def _display_factor(dataset: Dataset, index: int | None) -> float | None:
+    scale = _philips_scale(dataset, index)
+    slope = (_rescale(dataset, index) or (1.0,))[0]
+    return slope * scale if scale is not None and slope > 0 else None
 
 
 def _philips_scale(dataset: Dataset, index: int | None) -> float | None:

@@ -315,9 +315,13 @@ def _item(header: Dataset, index: int | None, keyword: str, group: str, inner: s
         frames = header.get("PerFrameFunctionalGroupsSequence") or ()
         shared = header.get("SharedFunctionalGroupsSequence") or ()
         for groups in (*frames[index : index + 1], *shared[:1]):
-            items = groups.get(group)
-            if items and items[0].get(inner or keyword) is not None:
-                return items[0].get(inner or keyword)
+            try:
+                items = groups.get(group)
+                value = items[0].get(inner or keyword) if items else None
+            except Exception:  # malformed: pydicom raises whatever the conversion does, and the value counts as missing
+                continue
+            if value is not None:
+                return value
     return header.get(keyword)
 
 

@@ -23,7 +23,7 @@ def _disk(folder: Path, *series: Path) -> Path:
             target = folder / "IMAGES" / f"SE{number}" / f"IM{path.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-    command = ["dcmmkdir", "-q", "+I", "+r", "+id", folder, "+D", folder / "DICOMDIR"]
+    command = ["dcmmkdir", "-q", "+I", "+r", "+id", str(folder), "+D", str(folder / "DICOMDIR")]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "DICOMDIR"
 

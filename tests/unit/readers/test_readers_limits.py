@@ -15,7 +15,7 @@ import pytest
 import seeds
 
 from edgeseg.errors import StudyError
-from edgeseg.readers import find_studies, read_study
+from edgeseg.readers import find_studies, headers, read_study
 from edgeseg.types import Study
 
 BYTES = 128 << 20
@@ -44,7 +44,10 @@ def _sparse(path: Path, start: bytes, size: int = 4 << 30) -> Path:
 
 @pytest.mark.parametrize("size", [4 << 30, 900 << 20])
 @pytest.mark.parametrize("start", [b"", bytes(128) + b"DICM", b"\x08\x00\x05\x00"])
-def test_a_dicom_file_of_zeros_is_left_aside(start: bytes, size: int, tmp_path: Path) -> None:
+def test_a_dicom_file_of_zeros_is_left_aside(
+    start: bytes, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "MOST_READS", 50_000)
     seeds.small_series(tmp_path)
     _sparse(tmp_path / "large.dcm", start, size)
     study = _read(tmp_path)
@@ -90,9 +93,12 @@ def test_a_gzip_that_never_ends_is_read_as_far_as_the_header_says(tmp_path: Path
     assert _read(tmp_path).flair.voxels.shape == (6, 32, 32)
 
 
-def test_a_deflated_file_that_inflates_beyond_measure_is_left_aside(tmp_path: Path) -> None:
+def test_a_deflated_file_that_inflates_beyond_measure_is_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import forms
 
+    monkeypatch.setattr(headers, "LARGEST_FILE", 64 << 20)
     plain = seeds.small_series(tmp_path / "plain")
     study = forms.convert_folder(plain, tmp_path / "deflated", "deflated")
     content = (study / "0").read_bytes()
@@ -101,14 +107,15 @@ def test_a_deflated_file_that_inflates_beyond_measure_is_left_aside(tmp_path: Pa
     bomb = content[:start] + packer.compress(zlib.decompress(content[start:], -zlib.MAX_WBITS))
     with (study / "bomb").open("wb") as file:
         file.write(bomb)
-        for _ in range(1100):
+        for _ in range(65):
             file.write(packer.compress(bytes(1 << 20)))
         file.write(packer.flush())
     assert _read(study).warnings == ("1 file is not DICOM, or truncated, or too large, and left aside",)
 
 
-def test_an_element_that_says_it_is_large_is_not_read(tmp_path: Path) -> None:
+def test_an_element_that_says_it_is_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The echo time of one slice says that it has half a GB, in a file that has as many bytes."""
+    monkeypatch.setattr(headers, "MOST_READS", 50_000)
     path = seeds.small_series(tmp_path) / "2"
     content = bytearray(path.read_bytes())
     at = content.index(b"\x18\x00\x81\x00DS")  # (0018,0081) EchoTime, explicit VR
