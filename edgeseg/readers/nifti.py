@@ -76,7 +76,7 @@ def read_volume(path: Path) -> Volume:
     try:
         _check_whole(path)
         image = sitk.ReadImage(str(path))
-    except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error, struct.error) as error:
         raise StudyError(
             f"{path} cannot be read as NIfTI (truncated, or not NIfTI): copy or convert it again"
         ) from error
@@ -191,4 +191,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _milliseconds(value: Any) -> float | None:
     """A sidecar's time, in s, as ms."""
-    return float(value) * 1000.0 if isinstance(value, (int, float)) else None
+    try:
+        return float(value) * 1000.0 if isinstance(value, (int, float)) else None
+    except OverflowError:  # a number of hundreds of digits
+        return None
