@@ -313,6 +313,8 @@ def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> s
     """What is there instead of images."""
     if not unreadable and _holds_results(path):
         return f"{path} {_RESULTS}: {_WANTED}"
+    if not unreadable and path.suffix.lower() == archives.SUFFIX:
+        return f"{path} was unpacked and holds no MR images: {_WANTED}"
     if not unreadable:
         endings = sorted({file.suffix or "no ending" for file in files})
         found = f"{len(files)} files were found" if len(files) > 1 else "one file was found"

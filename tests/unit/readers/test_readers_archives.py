@@ -200,7 +200,7 @@ def test_an_archive_that_was_changed_between_finding_and_reading(tmp_path: Path)
 def test_an_archive_without_images(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("no image")
-    with pytest.raises(StudyError, match=r"a.zip holds no MR images"):
+    with pytest.raises(StudyError, match=r"a.zip was unpacked and holds no MR images"):
         find_studies(_zip(tmp_path / "a.zip", tmp_path / "letters"))
 
 
