@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError
 
-SHARES = {"manifest": 0.14, "yaml": 0.12, "tiff": 0.20, "zip": 0.04, "dicomdir": 0.04, "nifti": 0.16, "dicom": 0.30}
+SHARES = {"zip": 0.04, "dicomdir": 0.04, "nifti": 0.15, "dicom": 0.25, "manifest": 0.15, "yaml": 0.15, "tiff": 0.22}
 MEMORY_BYTES = 2 << 30
 A_PROCESS = 1000
 """Inputs that a process takes."""

@@ -161,8 +161,9 @@ def nifti(root: Path) -> list[Seed]:
             forms.nifti(t1, folder / "head_t1.nii")
         (folder / "head_flair.json").write_text(json.dumps({"EchoTime": 0.12, "RepetitionTime": 9, "InversionTime": 2}))
         victim = folder / f"head_flair{suffix}"
-        seeds += [_seed(folder, victim, hot=range(348)), _seed(folder, folder / "head_flair.json")]
+        seeds.append(_seed(folder, victim, hot=range(348)))
         if suffix == ".nii.gz":
+            seeds.append(_seed(folder, folder / "head_flair.json"))
             seeds.append(
                 Seed(folder, victim, (root / "folder.nii" / "head_flair.nii").read_bytes(), tuple(range(348)), True)
             )

@@ -6,7 +6,6 @@ import shutil
 import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -62,13 +61,15 @@ def _unpack(archive: Path, folder: Path) -> None:
             _check(archive, members)
             for member in members:
                 _extract(file, member, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except StudyError:
+        raise
+    except OSError as error:
+        raise _no_room(archive, error) from error
+    except Exception as error:  # of a damaged archive zipfile raises whatever it likes
         raise StudyError(
             f"{archive} cannot be unpacked (damaged, or packed in a way that Python's zipfile does not know): copy it "
             "again, or unpack it yourself and give the folder"
         ) from error
-    except OSError as error:
-        raise _no_room(archive, error) from error
 
 
 def _no_room(archive: Path, error: OSError) -> StudyError:

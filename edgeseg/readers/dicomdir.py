@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import StudyError
+from edgeseg.readers.headers import Patient
 from edgeseg.readers.limits import LARGEST_FILE
 
 if TYPE_CHECKING:
@@ -43,12 +44,10 @@ def listed_files(path: Path) -> Listed:
     files: list[Path] = []
     missing: Counter[str] = Counter()
     uid = ""
-    for record in _records(path):
-        uid = str(record.get("StudyInstanceUID") or uid)
-        name = record.get("ReferencedFileID")
-        if not name:
+    for study, parts in _records(path):
+        uid = study or uid
+        if not parts:
             continue
-        parts = [name] if isinstance(name, str) else [str(part) for part in name]
         found = _on_disk(root, parts)
         if found is None:
             missing[uid] += 1
@@ -62,8 +61,8 @@ def listed_files(path: Path) -> Listed:
     return Listed(tuple(sorted(set(files))), missing)
 
 
-def _records(path: Path) -> list[Dataset]:
-    """Directory records, in the order in which they are stored."""
+def _records(path: Path) -> list[tuple[str, list[str]]]:
+    """StudyInstanceUID ("" for none) and parts of a file's name, record by record in the order of the file."""
     import pydicom
 
     try:
@@ -71,12 +70,18 @@ def _records(path: Path) -> list[Dataset]:
             raise ValueError("too large")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            records: Any = pydicom.dcmread(path).DirectoryRecordSequence
-            return list(records)
+            with Patient(path) as file:
+                records: Any = pydicom.dcmread(file).DirectoryRecordSequence
+            return [(str(record.get("StudyInstanceUID") or ""), _parts(record)) for record in records]
     except Exception as error:  # a damaged file raises whatever it likes
         raise StudyError(
             f"{path} cannot be read as a DICOMDIR: copy it again, or give the folder that holds the images"
         ) from error
+
+
+def _parts(record: Dataset) -> list[str]:
+    name = record.get("ReferencedFileID") or []
+    return [name] if isinstance(name, str) else [str(part) for part in name]
 
 
 def _on_disk(root: Path, parts: list[str]) -> Path | None:
