@@ -73,9 +73,14 @@ def read_volume(path: Path) -> Volume:
     """
     import SimpleITK as sitk
 
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        _check_whole(path)
-        image = sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        voxels_said = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        _check_size(path, voxels_said)
+        _check_whole(path, voxels_said)
+        image = reader.Execute()
     except (RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error, struct.error) as error:
         raise StudyError(
             f"{path} cannot be read as NIfTI (truncated, or not NIfTI): copy or convert it again"
@@ -141,18 +146,18 @@ def _check_one_patient(files: Sequence[Path], facts: Sequence[SeriesFacts]) -> N
         )
 
 
-def _check_whole(path: Path) -> None:
-    """Raise EOFError where a NIfTI-1 file holds fewer bytes than its header says: SimpleITK reads such files on."""
+def _check_whole(path: Path, voxels: int) -> None:
+    """Raise EOFError where a file holds fewer bytes than its header says: SimpleITK reads such files on."""
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         header = file.read(348)
-        order = "<" if header[:4] == b"\x5c\x01\0\0" else ">"
-        if order == ">" and header[:4] != b"\0\0\x01\x5c":
-            return  # NIfTI-2, or no NIfTI at all, which SimpleITK will say
-        axes, *sizes = struct.unpack_from(f"{order}8h", header, 40)
-        _check_size(path, math.prod(sizes[: max(0, axes)]))
-        (bits,) = struct.unpack_from(f"{order}h", header, 72)
-        (start,) = struct.unpack_from(f"{order}f", header, 108)
-        expected = int(start) + math.prod(sizes[:axes]) * bits // 8
+        expected = voxels  # a byte each at least: all that is known of a file that is no NIfTI-1
+        orders = {b"\x5c\x01\0\0": "<", b"\0\0\x01\x5c": ">"}
+        if header[:4] in orders:
+            order = orders[header[:4]]
+            axes, *sizes = struct.unpack_from(f"{order}8h", header, 40)
+            (bits,) = struct.unpack_from(f"{order}h", header, 72)
+            (start,) = struct.unpack_from(f"{order}f", header, 108)
+            expected = max(expected, int(start) + math.prod(sizes[:axes]) * bits // 8)
         found = len(header)
         while found < expected and (chunk := file.read(1 << 20)):
             found += len(chunk)
