@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ALIGNED_MM = 2.0
 """Mean displacement of the head below which the headers are taken as right."""
+SEEN_MM = 2.5
+"""What a glance has to see for a registration to be run: it overstates motions of 2 mm and more, never aligned T1s."""
 CLEAR_GAIN = 1.03
 """Factor by which mutual information must grow before a motion is believed."""
 LARGEST_SHIFT_MM, LARGEST_ROTATION_DEG = 60.0, 30.0
@@ -73,7 +75,7 @@ def align(moving: Volume, flair: Volume, seen: Reference | None = None) -> Align
     """
     seen = seen or reference(flair)
     look = glance(moving, seen)
-    if look.shift_mm < ALIGNED_MM and look.similarity > CHANCE_NATS:
+    if look.shift_mm < SEEN_MM and look.similarity > CHANCE_NATS:
         return _by_headers(moving, flair, seen.head, _figures(look))
     head = head_mask(flair.voxels)
     before = mutual_information(flair.voxels, geometry.resample(moving, flair).voxels, head)
