@@ -9,7 +9,7 @@ import typer
 
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console, JsonList
-from edgeseg.engine_commands import RequireSignature
+from edgeseg.engine_commands import RequireSignature, SiteRules
 from edgeseg.errors import InputError, OutputError, PartialFailure
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def infer(
     flair: Annotated[Optional[str], typer.Option(help=f"{_SERIES}. [default: by the rules]")] = None,  # noqa: UP045
     pre: Annotated[Optional[str], typer.Option(help="The same for T1 before contrast; none: FLAIR stands in.")] = None,  # noqa: UP045
     post: Annotated[Optional[str], typer.Option(help="The same for T1 after contrast; none: FLAIR stands in.")] = None,  # noqa: UP045
-    rules: Annotated[Optional[Path], typer.Option(help="A site's own rules for which series is which (JSON).")] = None,  # noqa: UP045
+    rules: SiteRules = None,
     backend: Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,

@@ -113,7 +113,7 @@ def read(image: Path) -> Sidecar:
     Sidecar
         Empty where there is none; with its problems where it cannot be used.
     """
-    path = image.parent / f"{image.name.removesuffix('.gz').removesuffix('.nii')}.json"
+    path = path_of(image)
     try:
         if path.stat().st_size > LARGEST_BYTES:
             return Sidecar(problems=(f"is larger than {LARGEST_BYTES >> 20} MB, so it is none: it was left aside",))
@@ -127,6 +127,11 @@ def read(image: Path) -> Sidecar:
     if not isinstance(content, dict):
         return Sidecar(problems=("holds no object of fields: it was left aside, so convert the series again",))
     return Sidecar(content, tuple(_problems(content)))
+
+
+def path_of(image: Path) -> Path:
+    """Where a .nii or .nii.gz file's sidecar lies, be it there or not."""
+    return image.parent / f"{image.name.removesuffix('.gz').removesuffix('.nii')}.json"
 
 
 def _problems(content: dict[str, Any]) -> list[str]:
