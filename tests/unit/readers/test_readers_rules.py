@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def test_words_of_contrast_and_points_are_a_sites_too(tmp_path: Path) -> None:
     choice = choose(series, Selection(rules=site))
     assert choice.series == {"flair": 0, "pre": 1, "post": 2}
     assert choice.scores["post"] == 3 + 7
+
+
+def test_the_guides_example_is_taken(tmp_path: Path, repository: Path) -> None:
+    guide = (repository / "docs" / "sequences.md").read_text(encoding="utf-8")
+    (tmp_path / "rules.json").write_text(guide.split("```json")[1].split("```")[0], encoding="utf-8")
+    site = rules.load(tmp_path / "rules.json")
+    told = SeriesFacts("", 24, "Brain-Water 3mm", echo_time_ms=90)
+    assert recognise(told, site).reason == "our protocol's name"
+    assert recognise(replace(told, echo_time_ms=70), site).kind == UNKNOWN
+    missing = [name for name in rules.CONDITIONS if f"`{name}`" not in guide]
+    assert not missing
 
 
 def test_the_source_hangs_on_the_content(tmp_path: Path) -> None:
