@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.readers import alignment, geometry, lgg, nifti
+from edgeseg.readers import alignment, lgg, nifti
 from edgeseg.readers.glance import reference
 from edgeseg.types import Geometry, Vector, Volume
 
@@ -171,17 +171,24 @@ def moved_by(volume: Volume, motion: Motion) -> Volume:
 
 
 def wrong_headers(folder: Path) -> list[dict[str, Any]]:
-    """What is found of a study whose headers are wrong."""
+    """What is found of a study whose headers are wrong, of the same with mended headers, and of these moved anew."""
     paths = sorted(folder.glob("*.nii.gz"))
     flair = nifti.read_volume(next(path for path in paths if "flair" in path.name))
-    found = []
+    seen, found = reference(flair), []
     for path in paths:
         if "t1" in path.name:
             moving = nifti.read_volume(path)
-            result = alignment.align(moving, flair)
-            same = geometry.same_grid(moving, flair)
-            a = result.alignment
-            found.append({"file": path.name, "same_grid": same, **{k: _short(v) for k, v in vars(a).items()}})
+            result = alignment.align(moving, flair, seen)
+            facts: dict[str, Any] = {"file": path.name, **{k: _short(v) for k, v in vars(result.alignment).items()}}
+            if result.motion is not None:
+                matrix, shift = _parts(result.motion)
+                mended = moved_by(moving, (matrix.T, -matrix.T @ shift))
+                again, moved = Aligned(), Moved()
+                again.add(flair, [mended, mended])
+                moved.add(flair, mended)
+                facts["mended"] = {"registered": again.registered, "two_of_it_cost_ms": _short(again.cost_ms[0])}
+                facts["moved"] = moved.figures()
+            found.append(facts)
     return found
 
 
