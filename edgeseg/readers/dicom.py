@@ -16,6 +16,7 @@ import numpy as np
 from edgeseg.errors import StudyError
 from edgeseg.readers.acquisitions import SAME_PLACE, separate, without_copies
 from edgeseg.readers.assembly import UnreadableFile, assemble
+from edgeseg.readers.choice import AUTOMATIC, Selection
 from edgeseg.readers.headers import read_header
 from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.readers.pixels import FramesOf
@@ -35,7 +36,12 @@ _MOSAIC = (
 
 
 def read_study(
-    name: str, uid: str, files: Sequence[Path], notes: Sequence[str] = (), skipped: Sequence[Path] = ()
+    name: str,
+    uid: str,
+    files: Sequence[Path],
+    notes: Sequence[str] = (),
+    skipped: Sequence[Path] = (),
+    selection: Selection = AUTOMATIC,
 ) -> Study:
     """Read one DICOM study.
 
@@ -49,6 +55,8 @@ def read_study(
         Warnings that the study carries already.
     skipped
         Files beside them that cannot be read: named where the study is refused, and in no warning.
+    selection
+        Which series the user named, and the rules for the others.
 
     Returns
     -------
@@ -78,6 +86,7 @@ def read_study(
             series=[one.series.facts for one in acquired],
             load=load,
             warnings=(*notes, *more),
+            selection=selection,
         )
     except StudyError as error:
         names = ", ".join(path.name for path in skipped[:3]) + (", ..." if len(skipped) > 3 else "")

@@ -15,6 +15,7 @@ from typing import Literal
 
 from edgeseg.errors import StudyError
 from edgeseg.readers import archives, dicomdir, nifti, tiff
+from edgeseg.readers.choice import AUTOMATIC, Selection, without_named
 from edgeseg.readers.headers import read_header
 from edgeseg.readers.limits import LARGEST_FILE
 from edgeseg.types import Study
@@ -167,13 +168,15 @@ def _listed(path: Path) -> list[StudyFiles]:
     return _unique(sorted(found, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
 
-def read_study(files: StudyFiles) -> Study:
+def read_study(files: StudyFiles, selection: Selection = AUTOMATIC) -> Study:
     """Read a study that was found.
 
     Parameters
     ----------
     files
         As `find_studies` gave it.
+    selection
+        Which series the user named, and the rules for the others.
 
     Returns
     -------
@@ -190,15 +193,15 @@ def read_study(files: StudyFiles) -> Study:
     if files.problem:
         raise StudyError(files.problem)
     if files.inside is not None:
-        return _read_archived(files)
+        return _read_archived(files, selection)
     if files.kind == "dicom":
-        return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped)
+        return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped, selection)
     if files.kind == "tiff":
-        return tiff.read_study(files.name, files.files)
-    return nifti.read_study(files.name, files.files)
+        return without_named(tiff.read_study(files.name, files.files), selection)
+    return nifti.read_study(files.name, files.files, selection)
 
 
-def _read_archived(files: StudyFiles) -> Study:
+def _read_archived(files: StudyFiles, selection: Selection) -> Study:
     """Unpack an archive again, read one of its studies, and clean up."""
     with archives.unpacked(files.root) as folder:
         found, _ = _group(list(_walk(folder)))
@@ -207,7 +210,7 @@ def _read_archived(files: StudyFiles) -> Study:
                 if study.kind == "dicom" and study.uid != files.uid:
                     continue
                 try:
-                    return read_study(replace(study, name=files.name, uid=files.uid))
+                    return read_study(replace(study, name=files.name, uid=files.uid), selection)
                 except StudyError as error:
                     raise StudyError(str(error).replace(str(folder), str(files.root))) from error
     raise StudyError(f"{files.root} has changed since its studies were looked for: run edgeseg again")

@@ -11,20 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import StudyError
+from edgeseg.readers import vendors
 from edgeseg.readers.limits import LARGEST_FILE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-TAGS = (
+TAGS: tuple[str | int, ...] = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality"),
     *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "ScanningSequence"),
     *("EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
     *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime"),
     *("EchoPulseSequence", "EchoPlanarPulseSequence", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PatientID", "AcquisitionNumber", "InstanceNumber"),
+    *(
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "SliceThickness",
+        "PatientID",
+        "AcquisitionNumber",
+        "InstanceNumber",
+    ),
     *("TemporalPositionIdentifier", "SamplesPerPixel", "PhotometricInterpretation"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *vendors.TAGS,
 )
 """What is read of every file to find the series; the FLAIR series' headers are read whole later."""
 LARGEST_VALUE = 1 << 20
@@ -38,7 +47,7 @@ _BARE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """Groups that a file without a preamble begins with, the last one in big endian."""
 
 
-def read_header(path: Path, tags: Sequence[str] | None = None) -> Dataset | None:
+def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset | None:
     """Read a DICOM file's header without its pixels, or only some elements of it.
 
     Parameters

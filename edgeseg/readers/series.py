@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.errors import StudyError
+from edgeseg.readers import vendors
 from edgeseg.readers.headers import mr_headers
+from edgeseg.readers.imagetype import is_derived, is_reformatted
 from edgeseg.readers.sequences import SeriesFacts
+from edgeseg.readers.sidecar import NO_AGENT
 from edgeseg.types import Vector
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_DERIVED_TYPES = frozenset(
-    (
-        *("MPR", "CSA MPR", "ADC", "EADC", "FA", "TRACEW", "MIP", "MNIP", "PROJECTION IMAGE", "SUBTRACTION", "SUB"),
-        *("REFORMATTED", "RESAMPLED", "PHASE MAP", "PHASE", "P", "REAL", "R", "IMAGINARY", "I", "MOSAIC"),
-    )
-)
-_NO_AGENT = frozenset(("", "no", "none", "n", "0", "nil", "without"))
 _PARALLEL, _ASKEW = 0.01, 0.1
 _SAME_TIME = 0.02
 """Part by which echo and inversion times of one series may differ: scanners round them slice by slice."""
@@ -235,7 +231,6 @@ def _moment(header: Dataset, index: int | None) -> Moment:
 def _facts(header: Dataset, index: int | None) -> SeriesFacts:
     """What a header says of its series; the number of slices is filled in later."""
     text = [str(header.get("SeriesDescription") or header.get("ProtocolName") or "")]
-    text += [str(header.get(key, "")) for key in ("SequenceName", "PulseSequenceName")]
     types = set(_type(header, index))
     if "LOCALIZER" in types:
         text.append("localizer")
@@ -251,7 +246,11 @@ def _facts(header: Dataset, index: int | None) -> SeriesFacts:
         techniques=_techniques(header, index),
         agent=_agent(header),
         acquired=_acquired(header),
-        derived=bool(types & _DERIVED_TYPES) or {"DERIVED", "SECONDARY"} <= types or _is_capture(header),
+        derived=is_derived(types) or "MOSAIC" in types or _is_capture(header),
+        sequence=vendors.sequence_names(header),
+        reformatted=is_reformatted(types),
+        thickness_mm=_number(header, index, "SliceThickness", "PixelMeasuresSequence"),
+        names=("" if number is None else str(number), str(header.get("SeriesInstanceUID", "")), digits),
     )
 
 
@@ -279,7 +278,7 @@ def _agent(header: Dataset) -> bool | None:
     """Whether a contrast agent is named."""
     if header.get("ContrastBolusAgentSequence"):
         return True
-    return str(header.get("ContrastBolusAgent") or "").strip().lower() not in _NO_AGENT or None
+    return str(header.get("ContrastBolusAgent") or "").strip().lower() not in NO_AGENT or None
 
 
 def _acquired(header: Dataset) -> str:
