@@ -17,7 +17,7 @@ from edgeseg.errors import StudyError
 from edgeseg.readers.acquisitions import SAME_PLACE, separate, without_copies
 from edgeseg.readers.assembly import UnreadableFile, assemble
 from edgeseg.readers.choice import AUTOMATIC, Selection
-from edgeseg.readers.headers import read_header
+from edgeseg.readers.headers import drop_malformed, read_header
 from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.readers.pixels import FramesOf
 from edgeseg.readers.sequences import FEWEST_SLICES
@@ -252,7 +252,9 @@ def _check_distances(label: str, along_mm: Vector) -> None:
 
 
 def _full_headers(frames: Sequence[Frame]) -> tuple[Dataset, ...]:
-    """Whole headers without pixels, one for each file, in slice order."""
+    """Whole headers without pixels and without what is malformed, one for each file, in slice order."""
     paths = tuple(dict.fromkeys(frame.path for frame in frames))
-    headers = tuple(read_header(path) for path in paths)
-    return tuple(header for header in headers if header is not None)
+    headers = tuple(header for header in map(read_header, paths) if header is not None)
+    for header in headers:
+        drop_malformed(header, deep=True)
+    return headers

@@ -142,7 +142,7 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], 
         header = read_header(path, TAGS)
         if header is None:
             continue
-        _drop_malformed(header)
+        drop_malformed(header)
         modality = str(header.get("Modality", "unknown"))
         modalities[modality] += 1
         if modality == "MR" and header.get("Rows") and header.get("SOPClassUID") != _SPECTROSCOPY:
@@ -170,12 +170,24 @@ def _no_mr(modalities: Counter[str]) -> str:
     return f"no MR images found (files by modality: {found or 'none'}): give an MR study with a FLAIR series"
 
 
-def _drop_malformed(header: Dataset) -> None:
-    """Take out the elements whose bytes pydicom cannot turn into a value, so that they count as missing."""
+def drop_malformed(header: Dataset, deep: bool = False) -> None:
+    """Take out the elements whose bytes pydicom cannot turn into a value, so that they count as missing.
+
+    Parameters
+    ----------
+    header
+        What is changed.
+    deep
+        Also in the items of sequences, which takes longer.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks on values: those that matter are checked here
+        warnings.simplefilter("ignore")  # pydicom's remarks on values: those that matter are checked by their readers
         for tag in list(header.keys()):
             try:
-                header[tag]
+                element = header[tag]
             except Exception:  # pydicom raises whatever a value's conversion does
                 del header[tag]
+                continue
+            if deep and element.VR == "SQ":
+                for item in element.value or ():
+                    drop_malformed(item, deep)

@@ -152,7 +152,8 @@ def _group(headers: dict[str, tuple[Path, Dataset]]) -> tuple[tuple[Series, ...]
             facts = _facts(header, index)
             stack = str(_item(header, index, "StackID", "FrameContentSequence") or "")
             mosaic = "MOSAIC" in _type(header, index)
-            key = (mosaic, header.get("SeriesInstanceUID"), facts.label, facts.derived, _type(header, index), stack)
+            uid_of_series = str(header.get("SeriesInstanceUID"))
+            key = (mosaic, uid_of_series, facts.label, facts.derived, _type(header, index), stack)
             alike = groups.setdefault(key, [])
             for frames, first in alike:
                 parallel = np.abs(frames[0].orientation - frame.orientation).max() < _PARALLEL
