@@ -24,7 +24,9 @@ def infer(
     engine: Annotated[str, typer.Option(help="A bundle's folder or the name of a shipped one.")] = "",
     formats: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--format", help="masks, nifti, dicom-seg, overlay, report; may be repeated. [default: all]"),
+        typer.Option(
+            "--format", help="masks, nifti, dicom-seg, overlay, html, report; may be repeated. [default: all]"
+        ),
     ] = None,
     backend: Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
@@ -100,4 +102,12 @@ def _print_reports(console: Console, reports: list[dict[str, Any]], output: Path
         for report in reports
     ]
     console.table("FLAIR abnormality", ["study", "slices", "marked", "ml", "T1 pre", "T1 post", "s"], rows)
-    console.say(f"Results: {reports[0]['folder'] if len(reports) == 1 else output}")
+    console.say(_where(reports, output))
+
+
+def _where(reports: list[dict[str, Any]], output: Path) -> str:
+    """What to open: a single study's page, or the folder that holds the results."""
+    folder, pages = reports[0]["folder"], ["report.html" in report["files"] for report in reports]
+    if len(reports) == 1:
+        return f"Report: {folder}/report.html" if pages[0] else f"Results: {folder}"
+    return f"Results: {output}" + (", with a report.html in each study's folder" if all(pages) else "")

@@ -38,9 +38,12 @@ class Options:
     ----------
     formats
         Names from `edgeseg.writers.FORMATS`; None takes the study's defaults.
+    identified
+        Whether reports say who the patient is, and messages where the study lies.
     """
 
     formats: tuple[str, ...] | None = None
+    identified: bool = False
 
 
 DEFAULTS = Options()
@@ -157,7 +160,7 @@ def segment(
         found = replace(found, timings_ms=timings)
         say("write")
         try:
-            facts = _facts(opened)
+            facts = replace(_facts(opened), identified=options.identified)
             names = writers.write(found, study, chosen, stage, facts)
             folder = publish(stage, output / study.name)
         except OSError as error:
@@ -177,6 +180,13 @@ def _served(manifest: Manifest) -> bool:
     return manifest.parity is not None and manifest.parity.passed and manifest.verified_on_device
 
 
+def _agreement(manifest: Manifest) -> dict[str, Any] | None:
+    """The engine's masks beside the PyTorch model's, without the name of the worst slice: it may be a study's."""
+    if manifest.parity is None:
+        return None
+    return {name: value for name, value in asdict(manifest.parity.agreement).items() if name != "worst_slice"}
+
+
 def _facts(opened: OpenEngine) -> writers.ReportFacts:
     manifest, engine = opened.manifest, opened.engine
     runtime, _, version = engine.runtime.rpartition(" ")
@@ -190,6 +200,7 @@ def _facts(opened: OpenEngine) -> writers.ReportFacts:
         "device": engine.device,
         "weights_sha256": manifest.weights_sha256,
         "parity": "passed" if _served(manifest) else "unverified",
+        "agreement": _agreement(manifest),
         "licence": manifest.licence,
     }
     versions = {package: metadata.version(package) for package in _PACKAGES}

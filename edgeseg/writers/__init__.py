@@ -22,6 +22,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "nifti": ("edgeseg.writers.nifti", ("dicom", "nifti")),
     "dicom-seg": ("edgeseg.writers.dicom_seg", ("dicom",)),
     "overlay": ("edgeseg.writers.overlay", ("dicom", "nifti", "tiff")),
+    "html": ("edgeseg.writers.html", ("dicom", "nifti", "tiff")),
     "report": ("edgeseg.writers.report", ("dicom", "nifti", "tiff")),
 }
 """Name -> (module whose ``write`` makes it, kinds of study that can have it), in the order of writing: report last."""
