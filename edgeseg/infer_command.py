@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,7 +12,7 @@ import typer
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console
 from edgeseg.engine_commands import RequireSignature
-from edgeseg.errors import InputError, OutputError, PartialFailure
+from edgeseg.errors import EdgesegError, InputError, OutputError, PartialFailure
 
 if TYPE_CHECKING:
     from edgeseg.batch import Outcome
@@ -32,16 +34,20 @@ def infer(
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
     public_key: RequireSignature = None,
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Name patients, folders and files in reports, messages and JSON.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Segment a study, or a folder of studies."""
     from edgeseg import batch, bundle, readers, segment
 
     console = Console(as_json)
-    studies = readers.find_studies(study)
-    segment.check_output(study, [found.root for found in studies], [found.name for found in studies], output)
+    with _telling(identified):
+        studies = readers.find_studies(study)
+        segment.check_output(study, [found.root for found in studies], [found.name for found in studies], output)
     console.say(NOTICE)
-    options = segment.Options(formats=tuple(formats) if formats else None)
+    options = segment.Options(formats=tuple(formats) if formats else None, identified=identified)
     name = engine or bundle.DEFAULT_ENGINE
     with segment.open_engine(name, backend, device, allow_unverified, public_key) as opened:
         reports: list[dict[str, Any]] = []
@@ -52,6 +58,17 @@ def infer(
     _conclude(console, reports, failed, len(studies), output)
 
 
+@contextmanager
+def _telling(identified: bool) -> Iterator[None]:
+    """Let errors name folders and files where the user asked for it."""
+    try:
+        yield
+    except EdgesegError as error:
+        if identified:
+            error.reveal()
+        raise
+
+
 def _note(
     console: Console, outcome: Outcome, studies: int, reports: list[dict[str, Any]], failed: list[Outcome]
 ) -> None:
@@ -60,7 +77,8 @@ def _note(
         failed.append(outcome)
         if studies > 1:
             said = str(outcome.error)
-            console.fail(f"{outcome.name}: {said}" if str(outcome.root) in said else f"{outcome.root}: {said}")
+            named = outcome.root is None or str(outcome.root) in said
+            console.fail(f"{outcome.name if named else outcome.root}: {said}")
         return
     report = {"folder": str(outcome.result.folder), **outcome.result.report()}
     for warning in report["warnings"]:
@@ -75,7 +93,7 @@ def _conclude(
 ) -> None:
     """Print what was found; a single study's error, or that some of several failed, is raised."""
     if console.as_json:
-        failures = [{"study": f.name, "path": str(f.root), "error": str(f.error)} for f in failed]
+        failures = [{"study": f.name, "path": f.root and str(f.root), "error": str(f.error)} for f in failed]
         console.result({"studies": reports, "failed": failures})
     elif reports:
         _print_reports(console, reports, output)
@@ -85,8 +103,9 @@ def _conclude(
     if failed and not reports:
         raise InputError(f"none of {studies} studies could be segmented: see above")
     if failed:
-        names = ", ".join(outcome.root.name for outcome in failed)
-        raise PartialFailure(f"{studies - len(reports)} of {studies} studies are not done: {names}")
+        names = ", ".join(outcome.name for outcome in failed)
+        hint = " (--identified says in which folders)" if any(outcome.root is None for outcome in failed) else ""
+        raise PartialFailure(f"{studies - len(reports)} of {studies} studies are not done: {names}{hint}")
 
 
 def _print_reports(console: Console, reports: list[dict[str, Any]], output: Path) -> None:

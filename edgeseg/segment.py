@@ -289,9 +289,12 @@ def check_output(given: Path, roots: list[Path], names: list[str], output: Path)
         When one lies inside the other.
     """
     if given.is_dir() and output.resolve().is_relative_to(given.resolve()):
-        raise InputError(f"the output folder {output} lies inside the input {given}: give a folder outside it with -o")
+        remedy = "give a folder outside it with -o"
+        raise InputError(
+            f"the output folder lies inside the input: {remedy}",
+            f"the output folder {output} lies inside the input {given}: {remedy}",
+        )
     for root, name in zip(roots, names, strict=True):
         if root.is_dir() and (output / name).resolve().is_relative_to(root.resolve()):
-            raise InputError(
-                f"the results of {name} would go into the study {root} itself: give another folder with -o"
-            )
+            said, remedy = f"the results of {name} would go into the study", "itself: give another folder with -o"
+            raise InputError(f"{said} {remedy}", f"{said} {root} {remedy}")

@@ -39,8 +39,8 @@ _CELL_LINES: dict[int, tuple[tuple[int, int, str], ...]] = {
     10: (_TOP_LEFT, _BOTTOM_RIGHT),
     5: (_TOP_RIGHT, _BOTTOM_LEFT),
 }
-"""Marching squares: the lines of a cell between four pixels' centres, by which of them are marked (top left 8, top right
-4, bottom right 2, bottom left 1): x and y of the start, from the cell's middle in half pixels, and the way to the end."""
+"""Marching squares: the lines of a cell between four pixels' centres, by which of them are marked (top left 8, top
+right 4, bottom right 2, bottom left 1): x and y of the start, from the cell's middle in half pixels, and the way on."""
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 
@@ -138,7 +138,7 @@ def grey_picture(pixels: FloatArray, limits: tuple[float, float], plane: Plane, 
 
 
 def grey(pixels: FloatArray, limits: tuple[float, float], plane: Plane) -> ByteArray:
-    """Return a slice (row, column) as it is shown: uint8, 0..255 between the limits, one pixel for each acquired one."""
+    """Return a slice (row, column) as it is shown: uint8, 0..255 between the limits, not scaled."""
     low, high = limits
     scaled = np.clip((np.nan_to_num(pixels, nan=low) - low) * (255.0 / (high - low)), 0, 255)
     return plane.turn(np.rint(scaled).astype(np.uint8))

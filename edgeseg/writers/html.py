@@ -118,7 +118,6 @@ def _viewer(report: dict[str, Any], segmentation: Segmentation, study: Study, pl
         "unit": unit,
         "areas": "".join(_row(k, f"{area:,.0f}") for k, area in enumerate(areas, 1) if area) or _row("-", "0"),
         "chart": areas_chart(areas, unit, shown),
-        "chart_caption": f"Marked area of each slice, in {unit}; a click goes to the slice.",
     }
 
 
@@ -170,7 +169,7 @@ def _study_line(report: dict[str, Any]) -> str:
 
 
 def _blocks(report: dict[str, Any]) -> dict[str, str]:
-    """The page's parts that are lists: figures, warnings, channels, engine, versions, and who it is, where asked for."""
+    """The page's lists: figures, warnings, channels, engine, versions, and who the patient is, where asked for."""
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in report["warnings"])
     who = [(key.replace("_", " ").capitalize(), value) for key, value in report.get("identified", {}).items() if value]
     return {
