@@ -176,6 +176,7 @@ def _blocks(report: dict[str, Any]) -> dict[str, str]:
         "figures": "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in _figures(report)),
         "warnings": _block("warnings", "Warnings", f"<ul>{warnings}</ul>") if warnings else "",
         "channels": "".join(_channel(name, one) for name, one in report["channels"].items()),
+        "considered": _considered(report.get("selection") or {}),
         "engine": _facts(_engine(report)),
         "versions": _facts(report["versions"].items()),
         "identified": _block("identified", "This page identifies the patient", f'<dl class="facts">{_facts(who)}</dl>')
@@ -201,6 +202,24 @@ def _channel(name: str, channel: dict[str, Any]) -> str:
     facts = [("Series", channel["series"]), ("Score", channel.get("score")), ("Why", channel["reason"])]
     facts.append(("Alignment", _alignment(channel["alignment"])))
     return f'<div class="card"><h3>{_CHANNELS[name]}</h3>{badge}<dl class="facts">{_facts(facts)}</dl></div>'
+
+
+def _considered(selection: dict[str, Any]) -> str:
+    """A table of all series that the channels were chosen from; nothing where the report lists none."""
+    found = selection.get("considered")
+    if not found:
+        return ""
+    head = '<th scope="col" class="text">Series</th><th scope="col" class="text">Recognised as</th>'
+    head += '<th scope="col">Score</th><th scope="col">Slices</th><th scope="col" class="text">Serves as</th>'
+    rows = "".join(
+        f'<tr><td class="text">{escape(str(one["series"]))}</td><td class="text">{escape(str(one["kind"]))}</td>'
+        f"<td>{one['score']:g}</td><td>{one['slices']}</td>"
+        f'<td class="text">{_CHANNELS.get(one["channel"], "")}</td></tr>'
+        for one in found
+    )
+    title = f"All {len(found)} series, by rules: {escape(str(selection.get('rules') or 'none'))}"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<details><summary>{title}</summary>{table}</details>"
 
 
 def _alignment(alignment: dict[str, Any] | None) -> str:

@@ -174,7 +174,7 @@ def _shared_attributes(header: Any) -> Dataset:
     for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
         setattr(base, keyword, getattr(header, keyword))
     base.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or _made_up_frame_of_reference(header)
-    base.PositionReferenceIndicator = _valid_text(header, "PositionReferenceIndicator")
+    base.PositionReferenceIndicator = ""  # free text, which may say anything
     for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if header.get("LossyImageCompression") == "01" and header.get(keyword):
             setattr(base, keyword, header.get(keyword))

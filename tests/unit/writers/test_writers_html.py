@@ -126,7 +126,11 @@ def test_what_others_add_to_the_report_is_shown() -> None:
     segmentation, study = _study()
     channels = to_dict(segmentation, study, FACTS)["channels"]
     channels["flair"]["score"] = 7
-    text = _text(segmentation, study, largest_diameter_mm=41.7, channels=channels)
+    series = {"series": "series 5 <x>", "kind": "FLAIR", "score": 7, "slices": 4, "channel": "flair"}
+    selection = {"rules": "built-in", "considered": [series, {**series, "kind": "T2", "channel": None}]}
+    text = _text(segmentation, study, largest_diameter_mm=41.7, channels=channels, selection=selection)
+    assert "All 2 series, by rules: built-in" in text
+    assert "series 5 &lt;x&gt;" in text
     assert "<dt>Largest diameter</dt><dd>42 mm</dd>" in text
     assert "<dt>Score</dt><dd>7</dd>" in text
 
