@@ -74,7 +74,8 @@ def read_study(
         )
     except StudyError as error:
         names = ", ".join(path.name for path in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        raise StudyError("; ".join((str(error), *notes)) + (f" ({names})" if names else "")) from error
+        identified = "; ".join((error.identified, *notes)) + (f" ({names})" if names else "")
+        raise StudyError("; ".join((str(error), *notes)), identified) from error
     return replace(study, headers=_full_headers(ordered[loaded[0]]))
 
 
@@ -236,7 +237,8 @@ def _check_decoder(path: Path, dataset: Dataset) -> None:
     except NotImplementedError:
         available = False
     if not available:
-        problem = f"is compressed as {syntax.name}, which edgeseg cannot decode here"
+        name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
+        problem = f"is compressed as {name}, which edgeseg cannot decode here"
         raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
 
 

@@ -84,10 +84,10 @@ def find_studies(path: Path) -> list[StudyFiles]:
         The path is missing, or holds nothing that can be read: the message names what was found.
     """
     if not path.exists():
-        raise StudyError(f"{path} does not exist: {_WANTED}")
+        raise _unusable(path, f"does not exist: {_WANTED}")
     files = [path] if path.is_file() else list(_walk(path))
     if not files:
-        raise StudyError(f"{path} {_RESULTS if _holds_results(path) else 'is empty'}: {_WANTED}")
+        raise _unusable(path, f"{_RESULTS if _holds_results(path) else 'is empty'}: {_WANTED}")
     folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
     candidates = []
     for file in files:
@@ -101,8 +101,8 @@ def find_studies(path: Path) -> list[StudyFiles]:
         name = nifti_name(path) if path.is_file() and kind == "nifti" else folder.resolve().name or "study"
         studies.append(StudyFiles(name, kind, folder, tuple(members), name))
     if not studies:
-        raise StudyError(_nothing(path, files, unreadable))
-    studies += _damaged(unreadable, [study.root for study in studies])
+        raise _nothing(path, files, unreadable)
+    studies += _damaged(unreadable, [study.root for study in studies], path)
     return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
 
@@ -127,7 +127,7 @@ def read_study(files: StudyFiles) -> Study:
     from edgeseg.readers import dicom
 
     if files.kind == "dicom" and not files.uid:
-        raise StudyError(_nothing(files.root, files.files, files.files))
+        raise _nothing(files.root, files.files, files.files)
     if files.kind == "dicom":
         return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped)
     if files.kind == "tiff":
@@ -199,13 +199,17 @@ def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[P
     return studies, unreadable
 
 
-def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFiles]:
-    """Folders away from every study whose files should be DICOM and are not: reading them says what is wrong."""
+def _damaged(unreadable: Sequence[Path], roots: Sequence[Path], given: Path) -> list[StudyFiles]:
+    """Folders away from every study whose files should be DICOM and are not: reading them says what is wrong.
+
+    No file says which study it belongs to, and the folder's name may be the patient's: digits of its path stand in.
+    """
     folders: dict[Path, list[Path]] = {}
     for path in unreadable:
         if path.name.lower().endswith(_DICOM_ENDINGS) and not any(root in path.parents for root in roots):
             folders.setdefault(path.parent, []).append(path)
-    return [StudyFiles(folder.name, "dicom", folder, tuple(files), "") for folder, files in folders.items()]
+    digits = {folder: _path_digits(folder, given) for folder in folders}
+    return [StudyFiles(f"unreadable-{digits[k]}", "dicom", k, tuple(files), "") for k, files in folders.items()]
 
 
 def _skipped(count: int) -> str:
@@ -213,20 +217,24 @@ def _skipped(count: int) -> str:
     return f"{count} {verb} not DICOM, or truncated, and left aside"
 
 
-def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> str:
+def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> StudyError:
     """What is there instead of images."""
     if not unreadable and _holds_results(path):
-        return f"{path} {_RESULTS}: {_WANTED}"
+        return _unusable(path, f"{_RESULTS}: {_WANTED}")
     if not unreadable:
         endings = sorted({file.suffix or "no ending" for file in files})
         found = f"{len(files)} files were found" if len(files) > 1 else "one file was found"
-        return f"{path} holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}"
+        return _unusable(path, f"holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}")
     example = unreadable[0]
     more = f", and {len(unreadable) - 1} more like it" if len(unreadable) > 1 else ""
-    return (
-        f"{path} holds no MR images that can be read ({example.name} {_diagnosis(example)}{more}): "
-        f"copy the files again, or {_WANTED}"
-    )
+    said, remedy = "holds no MR images that can be read", f"copy the files again, or {_WANTED}"
+    wrong = f"{_diagnosis(example)}{more}"
+    return _unusable(path, f"{said} (one file {wrong}): {remedy}", f"{said} ({example.name} {wrong}): {remedy}")
+
+
+def _unusable(path: Path, said: str, identified: str = "") -> StudyError:
+    """Say what is wrong with a folder, or a file; only the second of the two sentences names it."""
+    return StudyError(f"the {'file' if path.is_file() else 'folder'} {said}", f"{path} {identified or said}")
 
 
 def _diagnosis(path: Path) -> str:
@@ -260,7 +268,7 @@ def _unique(studies: list[StudyFiles], path: Path) -> list[StudyFiles]:
 
 def _path_name(study: StudyFiles, path: Path) -> str:
     """The path of a study's folder below the one given, as a name; a DICOM study's own, which quotes no path."""
-    if study.kind == "dicom" and study.uid:
+    if study.kind == "dicom":
         return study.name
     return (
         "_".join(part for part in Path(os.path.relpath(study.root, path)).parts if part not in (".", ".."))
@@ -273,7 +281,12 @@ def _digits_name(study: StudyFiles, path: Path) -> str:
 
 
 def _digits(study: StudyFiles, path: Path) -> str:
-    place = Path(os.path.relpath(study.root, path)).as_posix() + study.kind + study.uid
+    return _path_digits(study.root, path, study.kind + study.uid)
+
+
+def _path_digits(folder: Path, given: Path, more: str = "") -> str:
+    """Digits that hang on a folder's path below the one given, and on what else tells a study from others."""
+    place = Path(os.path.relpath(folder, given)).as_posix() + more
     return hashlib.sha256(os.fsencode(place)).hexdigest()[:6]
 
 

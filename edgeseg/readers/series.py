@@ -38,6 +38,13 @@ _DERIVED_TYPES = frozenset(
         *("REFORMATTED", "RESAMPLED", "PHASE MAP", "PHASE", "P", "REAL", "R", "IMAGINARY", "I"),
     )
 )
+_MODALITIES = frozenset(
+    (
+        *("CR", "CT", "DX", "ECG", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RF", "RTDOSE", "RTPLAN"),
+        *("RTSTRUCT", "SC", "SEG", "SR", "US", "XA"),
+    )
+)
+"""Those that a message may quote: what else stands there is nobody's code and may be anything."""
 _NO_AGENT = frozenset(("", "no", "none", "n", "0", "nil", "without"))
 _PARALLEL, _ASKEW = 0.01, 0.1
 
@@ -133,6 +140,7 @@ def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, .
             continue
         _drop_malformed(header)
         modality = str(header.get("Modality", "unknown"))
+        modality = modality if modality in _MODALITIES else "of another modality"
         modalities[modality] += 1
         if modality == "MR" and header.get("Rows"):
             uid = str(header.get("SOPInstanceUID") or f"file {len(headers) + 1}")
