@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from edgeseg import __version__, engine_commands
+from edgeseg import __version__, engine_commands, scanner_commands
 from edgeseg.build_commands import Backend as _Backend
 from edgeseg.build_commands import Json as _Json
 from edgeseg.build_commands import Patients as _Patients
@@ -242,6 +242,7 @@ def evaluate(
 
 
 engine_commands.register(app)
+scanner_commands.register(app)
 
 
 @app.command()

@@ -24,7 +24,11 @@ def infer(
     engine: Annotated[str, typer.Option(help="A bundle's folder or the name of a shipped one.")] = "",
     formats: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--format", help="masks, nifti, dicom-seg, overlay, report; may be repeated. [default: all]"),
+        typer.Option(
+            "--format",
+            help="masks, nifti, dicom-seg, dicom-sr, secondary-capture, overlay, report; may be repeated. "
+            "[default: all that the study can have but secondary-capture]",
+        ),
     ] = None,
     backend: Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",

@@ -18,7 +18,7 @@ from edgeseg.fingerprint import fingerprint
 from edgeseg.types import Manifest, Segmentation, Study
 from edgeseg.writers.report import to_dict
 
-_PACKAGES = ("numpy", "pillow", "pydicom", "highdicom", "SimpleITK", "openvino")
+_PACKAGES = ("numpy", "pillow", "pydicom", "SimpleITK", "openvino")
 Say = Callable[[str], None]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -44,6 +45,22 @@ def example_tiff() -> Path:
 def example_dicom() -> Path:
     """The same patient as three DICOM series."""
     return REPOSITORY / "examples" / "dicom" / "example-study"
+
+
+@pytest.fixture(scope="session")
+def dicom_errors() -> Callable[[Path], list[str]]:
+    """What David Clunie's validator calls an error in a DICOM file."""
+    tool = shutil.which("dciodvfy")
+    if tool is None:
+        pytest.skip("dciodvfy is missing: apt-get install dicom3tools")
+
+    def errors(path: Path) -> list[str]:
+        result = subprocess.run([tool, str(path)], capture_output=True, text=True, timeout=60)
+        lines = (result.stdout + result.stderr).splitlines()
+        assert not [line for line in lines if "unrecognized" in line.lower()], "the validator does not know the class"
+        return [line for line in lines if line.startswith("Error")]
+
+    return errors
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ _NO_IMAGES = frozenset(
     (
         *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
         *(".log", ".yaml", ".yml", ".zip", ".gz", ".py", ".sh", ".bval", ".bvec"),
+        ".tags",  # mercure's, beside each DICOM file
     )
 )
 _LONGEST_NAME = 200

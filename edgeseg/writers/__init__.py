@@ -21,10 +21,18 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "masks": ("edgeseg.writers.masks", ("tiff",)),
     "nifti": ("edgeseg.writers.nifti", ("dicom", "nifti")),
     "dicom-seg": ("edgeseg.writers.dicom_seg", ("dicom",)),
+    "dicom-sr": ("edgeseg.writers.dicom_sr", ("dicom",)),
+    "secondary-capture": ("edgeseg.writers.secondary_capture", ("dicom",)),
     "overlay": ("edgeseg.writers.overlay", ("dicom", "nifti", "tiff")),
     "report": ("edgeseg.writers.report", ("dicom", "nifti", "tiff")),
 }
 """Name -> (module whose ``write`` makes it, kinds of study that can have it), in the order of writing: report last."""
+
+ON_REQUEST = ("secondary-capture",)
+"""What no study gets unless it is asked for."""
+
+_BRINGS = {"dicom-sr": "dicom-seg"}
+"""What refers to another format's file, and brings that along."""
 
 
 def write(
@@ -53,7 +61,7 @@ def write(
     InputError
         For a format that is unknown or that this kind of study cannot have; nothing is written then.
     StudyError
-        When the FLAIR series' headers do not allow a DICOM SEG.
+        When the FLAIR series' headers do not allow DICOM results.
     """
     chosen = check_formats(study, formats)
     started = time.perf_counter()
@@ -69,8 +77,8 @@ def write(
 
 
 def default_formats(study: Study) -> tuple[str, ...]:
-    """Return the formats that a study gets unless others are asked for: all that it can have."""
-    return allowed_formats(study)
+    """Return the formats that a study gets unless others are asked for: all that it can have but `ON_REQUEST`."""
+    return tuple(name for name in allowed_formats(study) if name not in ON_REQUEST)
 
 
 def allowed_formats(study: Study) -> tuple[str, ...]:
@@ -79,7 +87,7 @@ def allowed_formats(study: Study) -> tuple[str, ...]:
 
 
 def check_formats(study: Study, formats: Iterable[str]) -> tuple[str, ...]:
-    """Return the chosen formats, each once and in the order of writing.
+    """Return the chosen formats and what these bring along, each once and in the order of writing.
 
     Raises
     ------
@@ -97,6 +105,7 @@ def check_formats(study: Study, formats: Iterable[str]) -> tuple[str, ...]:
             f"a {_KINDS[study.source]} study cannot have the output format {', '.join(impossible)}: "
             f"choose among {', '.join(allowed)}"
         )
+    wanted |= {_BRINGS[name] for name in wanted & set(_BRINGS)}
     return tuple(name for name in allowed if name in wanted)
 
 

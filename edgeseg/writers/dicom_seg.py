@@ -1,27 +1,48 @@
-"""The mask as a DICOM Segmentation object that a PACS takes, beside the FLAIR series that it was drawn on.
-
-The same study, engine and mask give the same bytes: UIDs are hashes, and dates are the source's.
-"""
+"""The mask as a DICOM Segmentation object that a PACS takes, beside the FLAIR series that it was drawn on."""
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgeseg.types import BoolArray, Segmentation, Study
+from edgeseg.writers.dicom_object import (
+    ABNORMAL_STRUCTURE,
+    BRAIN,
+    FINDING,
+    Uids,
+    algorithm_name,
+    algorithm_parameters,
+    by_series,
+    code,
+    item,
+    long_string,
+    new_object,
+    reference,
+    save,
+    uid,
+)
+from edgeseg.writers.dicom_source import DicomSource, dicom_source
 from edgeseg.writers.report import ReportFacts
-from edgeseg.writers.seg_source import SegSource, seg_source
 
 if TYPE_CHECKING:
-    import highdicom
     from pydicom import Dataset
 
 FILE = "segmentation.dcm"
-LABEL = "FLAIR abnormality"
 CONTENT_LABEL = "FLAIR_ABNORMAL"
 """A code string: 16 characters at most."""
+
+KIND, CLASS_UID = "SEG", "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENT = 1
+"""Number of the one segment."""
+
+_SERIES_OFFSET = 9000
+_AMBER_CIELAB = [51180, 38564, 53613]
+"""The pictures' outline, sRGB (255, 176, 0), in CIELab (D50) as DICOM scales it."""
+_SEGMENT_NUMBER, _POSITION = ((0x0062, 0x000B), (0x0062, 0x000A)), ((0x0020, 0x0032), (0x0020, 0x9113))
+"""Attributes that frames are ordered by, each with the functional group that holds it."""
 
 
 def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportFacts) -> list[str]:
@@ -48,12 +69,11 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
     StudyError
         When the headers and the grid do not belong together.
     """
-    dataset = to_dataset(segmentation.mask, study, facts)
-    dataset.save_as(folder / FILE)
+    save(to_dataset(segmentation.mask, study, facts), folder / FILE)
     return [FILE]
 
 
-def to_dataset(mask: BoolArray, study: Study, facts: ReportFacts) -> highdicom.seg.Segmentation:
+def to_dataset(mask: BoolArray, study: Study, facts: ReportFacts) -> Dataset:
     """Return the mask as a DICOM SEG dataset.
 
     Every slice of the grid becomes a frame, empty ones too: readers that take the frames for a stack of equal
@@ -66,105 +86,98 @@ def to_dataset(mask: BoolArray, study: Study, facts: ReportFacts) -> highdicom.s
     study, facts
         As for `write`, which raises the same errors.
     """
-    import highdicom
-
-    source = seg_source(study)
-    uids = _Uids(study, source, mask, facts)
-    seg = highdicom.seg.Segmentation(
-        source_images=source.images,
-        pixel_array=mask,
-        segmentation_type="BINARY",
-        segment_descriptions=[_segment(facts, uids)],
-        series_instance_uid=uids.series,
-        series_number=source.series_number,
-        sop_instance_uid=uids.instance,
-        instance_number=1,
-        **_equipment(facts),
-        content_description="FLAIR abnormality, for research use only",
-        content_label=CONTENT_LABEL,
-        content_qualification="RESEARCH",
-        content_date=source.date,
-        content_time=source.time,
-        series_description="FLAIR abnormality (edgeseg, research only)",
-        plane_positions=source.plane_positions,
-        omit_empty_frames=False,
-        specific_character_set="ISO_IR 192",
-    )
-    _finish(seg, source, uids)
+    source = dicom_source(study)
+    uids = Uids.of(mask, study, source, facts)
+    seg = new_object(source, uids, facts, KIND, CLASS_UID, _SERIES_OFFSET)
+    _describe(seg, source)
+    seg.SegmentSequence = [_segment(facts, uids)]
+    _set_pixels(seg, mask)
+    _set_frames(seg, source, uid("dimensions", *uids.base))
     return seg
 
 
-class _Uids:
-    """UIDs that depend on nothing but the source, the engine and what it found."""
-
-    def __init__(self, study: Study, source: SegSource, mask: BoolArray, facts: ReportFacts) -> None:
-        import numpy as np
-
-        engine = (facts.algorithm_name, facts.algorithm_version, facts.engine_name, facts.engine_sha256)
-        base = (study.uid, source.series_uid, *source.instance_uids, *engine)
-        found = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
-        self.series = _uid("series", *base)
-        self.tracking = _uid("tracking", *base)
-        self.dimensions = _uid("dimensions", *base)
-        self.instance = _uid("instance", *base, repr(facts.threshold), repr(mask.shape), found)
+def _describe(seg: Dataset, source: DicomSource) -> None:
+    """Say what it is, where it lies and what it was drawn on."""
+    seg.ImageType = ["DERIVED", "PRIMARY"]
+    seg.ContentLabel, seg.ContentDescription = CONTENT_LABEL, "FLAIR abnormality, for research use only"
+    seg.ContentCreatorName, seg.ContentQualification = "", "RESEARCH"
+    seg.FrameOfReferenceUID, seg.PositionReferenceIndicator = source.frame_of_reference_uid, ""
+    seg.ReferencedSeriesSequence = [
+        item(ReferencedInstanceSequence=instances, SeriesInstanceUID=series)
+        for series, instances in by_series(source.images).items()
+    ]
 
 
-def _uid(*parts: str) -> str:
-    """Return the UID ``2.25.<integer>`` that stands for these parts."""
-    digest = hashlib.sha256("\0".join(parts).encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
-
-
-def _equipment(facts: ReportFacts) -> dict[str, Any]:
-    """Name the engine as DICOM names the machine that made an object."""
-    return {
-        "manufacturer": "edgeseg",
-        "manufacturer_model_name": _long_string(facts.engine_name),
-        "software_versions": _long_string(facts.algorithm_version),
-        "device_serial_number": facts.engine_sha256[:16] or "unknown",
-    }
-
-
-def _segment(facts: ReportFacts, uids: _Uids) -> highdicom.seg.SegmentDescription:
+def _segment(facts: ReportFacts, uids: Uids) -> Dataset:
     """Describe the one segment: what it is, where, and who says so."""
-    import highdicom
-    from pydicom.sr.codedict import codes
-
-    parameters = {"engine_sha256": facts.engine_sha256, "threshold": f"{facts.threshold:g}"}
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=_long_string(f"{facts.algorithm_name} {facts.engine_name}"),
-        family=codes.DCM.ArtificialIntelligence,
-        version=_long_string(facts.algorithm_version),
-        source="edgeseg",
-        parameters=parameters,
+    algorithm = item(
+        AlgorithmFamilyCodeSequence=[code(("123110", "DCM", "Artificial Intelligence"))],
+        AlgorithmName=algorithm_name(facts),
+        AlgorithmVersion=long_string(facts.algorithm_version),
+        AlgorithmParameters=", ".join(algorithm_parameters(facts)),
+        AlgorithmSource="edgeseg",
     )
-    return highdicom.seg.SegmentDescription(
-        segment_number=1,
-        segment_label=LABEL,
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=codes.SCT.MorphologicallyAbnormalStructure,
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=algorithm,
-        tracking_uid=uids.tracking,
-        tracking_id=LABEL,
-        anatomic_regions=[codes.SCT.Brain],
-        display_color=highdicom.color.CIELabColor.from_string("orange"),
+    return item(
+        SegmentNumber=SEGMENT,
+        SegmentLabel=FINDING,
+        SegmentAlgorithmType="AUTOMATIC",
+        SegmentAlgorithmName=algorithm_name(facts),
+        SegmentationAlgorithmIdentificationSequence=[algorithm],
+        SegmentedPropertyCategoryCodeSequence=[code(ABNORMAL_STRUCTURE)],
+        SegmentedPropertyTypeCodeSequence=[code(ABNORMAL_STRUCTURE)],
+        AnatomicRegionSequence=[code(BRAIN)],
+        TrackingID=FINDING,
+        TrackingUID=uids.tracking,
+        RecommendedDisplayCIELabValue=_AMBER_CIELAB,
     )
 
 
-def _finish(seg: Dataset, source: SegSource, uids: _Uids) -> None:
-    """Set what highdicom takes from the clock or makes up, and the name that it would warn about."""
-    del seg.InstanceCreationDate, seg.InstanceCreationTime
-    for equipment in seg.get("ContributingEquipmentSequence", []):
-        equipment.pop("ContributionDateTime", None)
-    seg.PatientName = source.patient_name
-    seg.SeriesDate = source.date
-    seg.SeriesTime = source.time
-    seg.DimensionOrganizationSequence[0].DimensionOrganizationUID = uids.dimensions
-    for index in seg.DimensionIndexSequence:
-        index.DimensionOrganizationUID = uids.dimensions
+def _set_pixels(seg: Dataset, mask: BoolArray) -> None:
+    """Pack the mask: one bit a voxel, the first in the lowest bit, frames without a gap between them."""
+    seg.SegmentationType, seg.SegmentsOverlap = "BINARY", "NO"
+    seg.NumberOfFrames, seg.Rows, seg.Columns = mask.shape
+    seg.SamplesPerPixel, seg.PhotometricInterpretation = 1, "MONOCHROME2"
+    seg.BitsAllocated, seg.BitsStored, seg.HighBit, seg.PixelRepresentation = 1, 1, 0, 0
+    if "LossyImageCompression" not in seg:
+        seg.LossyImageCompression = "00"
+    packed = np.packbits(mask, axis=None, bitorder="little").tobytes()
+    seg.add_new("PixelData", "OB", packed + b"\0" * (len(packed) % 2))
 
 
-def _long_string(text: str) -> str:
-    """Cut to the 64 characters of a DICOM long string (LO), without its separator."""
-    return text.replace("\\", "/")[:64].strip() or "unknown"
+def _set_frames(seg: Dataset, source: DicomSource, dimensions_uid: str) -> None:
+    """Say what all frames share, and of each where it lies and which image it was drawn on."""
+    seg.DimensionOrganizationSequence = [item(DimensionOrganizationUID=dimensions_uid)]
+    seg.DimensionIndexSequence = [
+        item(DimensionOrganizationUID=dimensions_uid, DimensionIndexPointer=pointer, FunctionalGroupPointer=group)
+        for pointer, group in (_SEGMENT_NUMBER, _POSITION)
+    ]
+    measures = item(
+        PixelSpacing=source.pixel_spacing,
+        SliceThickness=source.slice_thickness,
+        SpacingBetweenSlices=source.slice_distance,
+    )
+    seg.SharedFunctionalGroupsSequence = [
+        item(
+            PixelMeasuresSequence=[measures],
+            PlaneOrientationSequence=[item(ImageOrientationPatient=source.orientation)],
+            SegmentIdentificationSequence=[item(ReferencedSegmentNumber=SEGMENT)],
+        )
+    ]
+    frames = []
+    for number, image in enumerate(source.images, 1):
+        drawn_on = reference(image)
+        drawn_on.SpatialLocationsPreserved = "YES"
+        drawn_on.PurposeOfReferenceCodeSequence = [
+            code(("121322", "DCM", "Source image for image processing operation"))
+        ]
+        derivation = item(
+            SourceImageSequence=[drawn_on], DerivationCodeSequence=[code(("113076", "DCM", "Segmentation"))]
+        )
+        frames.append(
+            item(
+                FrameContentSequence=[item(DimensionIndexValues=[SEGMENT, number])],
+                PlanePositionSequence=[item(ImagePositionPatient=image.position)],
+                DerivationImageSequence=[derivation],
+            )
+        )
+    seg.PerFrameFunctionalGroupsSequence = frames

@@ -66,11 +66,16 @@ def write(segmentation: Segmentation, study: Study, folder: Path, facts: ReportF
 
 
 def slice_picture(
-    segmentation: Segmentation, study: Study, index: int, plane: Plane, limits: tuple[float, float]
+    segmentation: Segmentation,
+    study: Study,
+    index: int,
+    plane: Plane,
+    limits: tuple[float, float],
+    longest_px: int | None = None,
 ) -> Image.Image:
-    """Return one slice, at least twice as large as it is, with outline, sides, number and area."""
+    """Return one slice, with outline, sides, number and area: its longest side at least twice as large, or as given."""
     rows, columns = segmentation.mask.shape[1:]
-    longest = min(max(_SLICE_PX, 2 * max(rows, columns)), _LARGEST_PX)
+    longest = longest_px or min(max(_SLICE_PX, 2 * max(rows, columns)), _LARGEST_PX)
     size = shown_size(plane, (rows, columns), longest)
     slice_ = grey_picture(study.flair.voxels[index], limits, plane, size)
     draw_outline(slice_, segmentation.mask[index], plane)

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeseg import __version__
 from edgeseg.types import CHANNELS, Segmentation, Study
+from edgeseg.writers.diameter import largest_diameter
 
 FILE = "report.json"
 SCHEMA_VERSION = 1
@@ -64,6 +65,11 @@ class ReportFacts:
         """SHA-256 of the network file, in hex; empty where it is not known."""
         return str(self.engine.get("sha256", ""))
 
+    @property
+    def parity(self) -> str:
+        """Whether the engine's masks are known to be the PyTorch model's: ``passed`` or ``unverified``."""
+        return str(self.engine.get("parity", "unverified"))
+
 
 def write(
     segmentation: Segmentation,
@@ -106,11 +112,13 @@ def to_dict(
 ) -> dict[str, Any]:
     """Return the report as plain JSON values, keys in a fixed order.
 
-    Volumes are in ml, areas in mm2 or pixels of the FLAIR grid, times in ms. What the files do not say is null.
+    Volumes are in ml, diameters in mm, areas in mm2 or pixels of the FLAIR grid, times in ms. What the files do not
+    say is null.
     """
     timings = dict(segmentation.timings_ms)
     if write_ms is not None:
         timings["write"] = write_ms
+    diameter = largest_diameter(segmentation, study)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "edgeseg_version": __version__,
@@ -118,6 +126,7 @@ def to_dict(
         "study": {"name": study.name, "source": study.source, "grid": _grid(study)},
         "finding": "FLAIR abnormality",
         "volume_ml": _rounded(segmentation.volume_ml, 3),
+        "largest_diameter_mm": _rounded(None if diameter is None else diameter.length_mm, 3),
         "marked_slices": sum(area > 0 for area in segmentation.slice_area_px),
         "engine": _engine(facts.engine),
         "threshold": facts.threshold,

@@ -252,26 +252,45 @@ def test_a_grid_that_is_not_the_headers_is_refused() -> None:
         to_dataset(_mask(), _study(_classic(), elsewhere), FACTS)
 
 
-def test_flair_over_several_multi_frame_instances_is_refused() -> None:
-    """Highdicom refers to one of them only."""
-    headers = (*_enhanced((0, 1, 2)), *_enhanced((3, 4, 5)))
-    with pytest.raises(StudyError, match=r"spread over 2 multi-frame instances.*--format nifti"):
-        to_dataset(_mask(), _study(headers), FACTS)
+def test_flair_over_several_multi_frame_instances(tmp_path: Path) -> None:
+    """Each frame names the instance and the frame that it was drawn on."""
+    import pydicom
+
+    lower, upper = _enhanced((2, 0, 1))[0], _enhanced((3, 4, 5))[0]
+    upper.SOPInstanceUID = "1.2.2.2"
+    path = _write(_mask(), _study((lower, upper)), tmp_path)
+    assert _errors(path) == []
+    seg = pydicom.dcmread(path)
+    sources = [f.DerivationImageSequence[0].SourceImageSequence[0] for f in seg.PerFrameFunctionalGroupsSequence]
+    assert [(s.ReferencedSOPInstanceUID, s.ReferencedFrameNumber) for s in sources] == [
+        ("1.2.2.1", 2),
+        ("1.2.2.1", 3),
+        ("1.2.2.1", 1),
+        ("1.2.2.2", 1),
+        ("1.2.2.2", 2),
+        ("1.2.2.2", 3),
+    ]
+    instances = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert [instance.ReferencedSOPInstanceUID for instance in instances] == ["1.2.2.1", "1.2.2.2"]
 
 
 @pytest.mark.parametrize("taken", ["PlanePositionSequence", "ImagePositionPatient"])
-def test_a_frame_without_a_place_is_refused(taken: str) -> None:
-    """Even one that is no slice: the SEG would have to copy its place."""
+@pytest.mark.parametrize("number", [6, 5])
+def test_a_frame_without_a_place(taken: str, number: int, tmp_path: Path) -> None:
+    """One that is no slice does no harm; without a slice's own, the result would be misplaced."""
     headers = _enhanced((0, 1, 2, 3, 4, 5, 7))
-    frame = headers[0].PerFrameFunctionalGroupsSequence[6]
+    frame = headers[0].PerFrameFunctionalGroupsSequence[number]
     delattr(frame if taken in frame else frame.PlanePositionSequence[0], taken)
-    with pytest.raises(StudyError, match=r"frame 7 of 7 .* does not say where it lies .*--format nifti"):
-        to_dataset(_mask(), _study(headers), FACTS)
+    if number == 6:
+        assert len(_places(_write(_mask(), _study(headers), tmp_path))) == SHAPE[0]
+    else:
+        with pytest.raises(StudyError, match=r"slice 6 of study .* lies 5.0 mm from .*--format nifti"):
+            to_dataset(_mask(), _study(headers), FACTS)
 
 
 @pytest.mark.parametrize("taken", ["ImagePositionPatient", "SOPInstanceUID"])
 def test_an_image_without_place_or_uid_is_refused(taken: str) -> None:
-    """Classic images: the same two sentences."""
+    """Classic images: a sentence for each."""
     study = _study(_classic())
     delattr(study.headers[2], taken)
     with pytest.raises(StudyError, match="--format nifti"):

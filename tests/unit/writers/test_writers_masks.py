@@ -49,7 +49,7 @@ def test_two_slices_of_one_name_are_refused(tmp_path: Path) -> None:
     [
         ("tiff", ("masks", "overlay", "report")),
         ("nifti", ("nifti", "overlay", "report")),
-        ("dicom", ("nifti", "dicom-seg", "overlay", "report")),
+        ("dicom", ("nifti", "dicom-seg", "dicom-sr", "overlay", "report")),
     ],
 )
 def test_default_formats(source: Source, expected: tuple[str, ...]) -> None:
