@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.readers import StudyFiles
+from edgeseg.readers.discovery import nifti_name
 
 
 def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
@@ -23,7 +24,7 @@ def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
     ----------
     files
         From `edgeseg.readers.find_studies`. DICOM files count by their content alone, wherever they lie; of others the
-        names count too, because slices are ordered, and masks named, by them.
+        names count too, because slices are ordered, and masks named, by them, and NIfTI's JSON sidecars.
     how
         Engine, preprocessing, threshold, options: plain values, dataclasses, and paths, which count by the content of
         their files.
@@ -33,10 +34,18 @@ def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
     str
         SHA-256 in hex.
     """
-    parts = sorted(f"{_name(path, files)} {_content(path)}" for path in files.files)
+    parts = sorted(f"{_name(path, files)} {_content(path)}" for path in (*files.files, *_sidecars(files)))
     study = {"name": files.name, "kind": files.kind, "warnings": files.warnings, "files": parts}
     whole = {"edgeseg": __version__, "study": study, "how": _plain(how)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _sidecars(files: StudyFiles) -> list[Path]:
+    """The JSON files beside NIfTI, which say what a sequence is."""
+    if files.kind != "nifti":
+        return []
+    beside = (path.parent / f"{nifti_name(path)}.json" for path in files.files)
+    return [path for path in beside if path.is_file()]
 
 
 def _name(path: Path, files: StudyFiles) -> str:

@@ -80,6 +80,18 @@ def test_dicom_files_count_wherever_they_lie(example_dicom: Path, tmp_path: Path
     assert fingerprint(before, {}) != fingerprint(after, {})
 
 
+def test_a_sidecar_counts(tmp_path: Path) -> None:
+    (tmp_path / "head_flair.nii.gz").write_bytes(b"")
+    (found,) = readers.find_studies(tmp_path)
+    marks = [fingerprint(found, {})]
+    for content in ("{}", '{"EchoTime": 0.1}'):
+        (tmp_path / "head_flair.json").write_text(content)
+        marks.append(fingerprint(found, {}))
+    assert len(set(marks)) == 3
+    (tmp_path / "other.json").write_text("{}")
+    assert fingerprint(found, {}) == marks[-1]
+
+
 @dataclass(frozen=True)
 class _Options:
     formats: tuple[str, ...] | None = None
