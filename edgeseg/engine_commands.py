@@ -25,6 +25,11 @@ RequireSignature = Annotated[
     ),
 ]
 
+SiteRules = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--rules", metavar="FILE", help="A site's own rules for which series is which (JSON)."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""

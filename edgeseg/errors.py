@@ -5,7 +5,7 @@
     EdgesegError                    1   something went wrong that has no better name
     ├── InputError                  2   a study, file, folder or configuration that cannot be used
     │   ├── StudyError              2   the images: unreadable, incomplete, or not what is needed
-    │   ├── ConfigError             2   a field of a training configuration
+    │   ├── ConfigError             2   a field of a training configuration, or of a file of rules
     │   └── OutputError             2   the place where results should go
     ├── PartialFailure              3   some of several studies failed, the others are done
     ├── BackendMissing              4   a runtime or an extra is not installed
@@ -50,7 +50,7 @@ class StudyError(InputError):
 
 
 class ConfigError(InputError):
-    """A training configuration with a field or a value that is not supported."""
+    """A training configuration, or a file of rules, with a field or a value that is not supported."""
 
 
 class OutputError(InputError):

@@ -11,11 +11,14 @@ import typer
 
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console, JsonList
-from edgeseg.engine_commands import RequireSignature
+from edgeseg.engine_commands import RequireSignature, SiteRules
 from edgeseg.errors import EdgesegError, InputError, OutputError, PartialFailure
 
 if TYPE_CHECKING:
     from edgeseg.batch import Outcome
+
+
+_SERIES = "A series by number, SeriesInstanceUID or file name (* and ? stand for any text)"
 
 
 def infer(
@@ -32,6 +35,10 @@ def infer(
             "[default: all that the study can have but secondary-capture]",
         ),
     ] = None,
+    flair: Annotated[Optional[str], typer.Option(help=f"{_SERIES}. [default: by the rules]")] = None,  # noqa: UP045
+    pre: Annotated[Optional[str], typer.Option(help="The same for T1 before contrast; none: FLAIR stands in.")] = None,  # noqa: UP045
+    post: Annotated[Optional[str], typer.Option(help="The same for T1 after contrast; none: FLAIR stands in.")] = None,  # noqa: UP045
+    rules: SiteRules = None,
     backend: Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
@@ -50,14 +57,16 @@ def infer(
     from edgeseg import batch, bundle, readers, segment
 
     console = Console(as_json)
+    selection = readers.Selection(flair, pre, post, readers.load_rules(rules) if rules else None)
     with _telling(identified):
         found = readers.find_studies(study)
+        segment.check_selection(selection, found)
         segment.check_output(study, [files.root for files in found], [files.name for files in found], output)
     studies = batch.shard(found, which) if which else found
     console.say(NOTICE)
     summary = _Summary(console, len(studies), output)
     if studies:
-        options = segment.Options(formats=tuple(formats) if formats else None, identified=identified)
+        options = segment.Options(tuple(formats) if formats else None, selection, identified)
         name = engine or bundle.DEFAULT_ENGINE
         with (
             segment.open_engine(name, backend, device, allow_unverified, public_key) as opened,

@@ -11,7 +11,7 @@ import typer
 
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console
-from edgeseg.engine_commands import RequireSignature
+from edgeseg.engine_commands import RequireSignature, SiteRules
 from edgeseg.errors import InputError, PartialFailure
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Do what is there, and end.")] = False,
     engine: Engine = "",
     formats: Formats = None,
+    rules: SiteRules = None,
     backend: Backend = None,
     device: Device = "auto",
     allow_unverified: AllowUnverified = False,
@@ -64,7 +65,7 @@ def watch(
     metrics_host: MetricsHost = "127.0.0.1",
 ) -> None:
     """Segment each study that is copied into a folder; speaks mercure's contract too."""
-    from edgeseg import bundle, segment
+    from edgeseg import bundle, readers, segment
     from edgeseg.scanner import mercure, service
     from edgeseg.scanner.monitor import Monitor
     from edgeseg.scanner.watch import check_folder
@@ -73,7 +74,8 @@ def watch(
     segment.check_output(folder, [], [], output)
     if state.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"the state folder {state} lies inside the watched {folder}: give another with --state")
-    options = segment.Options(formats=tuple(formats) if formats else None)
+    selection = readers.Selection(rules=readers.load_rules(rules)) if rules else readers.AUTOMATIC
+    options = segment.Options(tuple(formats) if formats else None, selection)
     settings = mercure.read_settings(folder)
     if settings:
         engine, backend = settings.engine or engine, settings.backend or backend

@@ -38,11 +38,14 @@ class Options:
     ----------
     formats
         Names from `edgeseg.writers.FORMATS`; None takes the study's defaults.
+    selection
+        Which series serve as FLAIR, pre and post, where the user says it, and the rules for those that are not named.
     identified
         Whether reports say who the patient is, and messages where the study lies.
     """
 
     formats: tuple[str, ...] | None = None
+    selection: readers.Selection = readers.AUTOMATIC
     identified: bool = False
 
 
@@ -181,7 +184,7 @@ def segment_staged(
     """
     timings: dict[str, float] = {}
     with _timed("read", timings, say):
-        study = readers.read_study(files)
+        study = readers.read_study(files, options.selection)
     chosen = options.formats or writers.default_formats(study)
     writers.check_formats(study, chosen)
     with _timed("preprocess", timings, say):
@@ -276,3 +279,21 @@ def check_output(given: Path, roots: list[Path], names: list[str], output: Path)
         if root.is_dir() and (output / name).resolve().is_relative_to(root.resolve()):
             said, remedy = f"the results of {name} would go into the study", "itself: give another folder with -o"
             raise InputError(f"{said} {remedy}", f"{said} {root} {remedy}")
+
+
+def check_selection(selection: readers.Selection, studies: list[readers.StudyFiles]) -> None:
+    """Refuse a DICOM series named for several studies: its number means something else in each.
+
+    File names of NIfTI, which may be patterns, and ``none`` hold for all of them.
+
+    Raises
+    ------
+    InputError
+        When one is named, and more than one study was found.
+    """
+    for channel, value in selection.named().items():
+        if len(studies) > 1 and value.lower() != readers.NONE and any(files.kind == "dicom" for files in studies):
+            raise InputError(
+                f"--{channel} {value} names a series, and {len(studies)} studies were found, each with series of its "
+                "own: give one study, or rules for all of them with --rules"
+            )

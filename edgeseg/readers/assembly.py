@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from edgeseg.errors import StudyError
-from edgeseg.readers import alignment
-from edgeseg.readers.sequences import Choice, SeriesFacts, choose
+from edgeseg.readers import alignment, geometry
+from edgeseg.readers.choice import AUTOMATIC, Choice, Selection, choose
+from edgeseg.readers.glance import Reference, reference
+from edgeseg.readers.sequences import SeriesFacts
 from edgeseg.types import ChannelName, ChannelOrigin, Study, Volume
+
+TILTED_DEG = 30.0
+"""Tilt of the planes that the network sees against axial ones, in degrees, from which a person is told."""
 
 
 class UnreadableFile(StudyError):
@@ -35,6 +40,7 @@ def assemble(
     series: Sequence[SeriesFacts],
     load: Callable[[int], Volume],
     warnings: Sequence[str] = (),
+    selection: Selection = AUTOMATIC,
 ) -> Study:
     """Choose the three sequences, read them, and bring T1s onto the FLAIR grid.
 
@@ -48,6 +54,8 @@ def assemble(
         Reads the volume of the series at a position of `series`; raises StudyError where it cannot be used.
     warnings
         Sentences that the study carries already.
+    selection
+        Which series the user named, and the rules for the others.
 
     Returns
     -------
@@ -59,15 +67,18 @@ def assemble(
     StudyError
         No series is FLAIR, or the FLAIR series cannot be used.
     """
-    choice = choose(series)
+    choice = choose(series, selection)
     chosen = choice.series["flair"]
     if chosen is None:  # pragma: no cover - choose() raises instead
         raise StudyError("no FLAIR among the series")
     flair = load(chosen)
-    origins = {"flair": ChannelOrigin("own", series[chosen].label, choice.reasons["flair"])}
-    notes = [*warnings, *choice.warnings]
-    pre, origins["pre"] = _t1("pre", choice, series, load, flair, notes)
-    post, origins["post"] = _t1("post", choice, series, load, flair, notes)
+    origins = {
+        "flair": ChannelOrigin("own", series[chosen].label, choice.reasons["flair"], None, choice.scores["flair"])
+    }
+    notes = [*warnings, *choice.warnings, *_tilted(flair)]
+    seen = reference(flair)
+    pre, origins["pre"] = _t1("pre", choice, series, load, (flair, seen), notes)
+    post, origins["post"] = _t1("post", choice, series, load, (flair, seen), notes)
     channels: dict[ChannelName, ChannelOrigin] = {name: origins[name] for name in ("pre", "flair", "post")}
     return Study(
         uid=uid,
@@ -78,7 +89,20 @@ def assemble(
         post=post,
         channels=channels,
         warnings=tuple(notes),
+        considered=choice.considered,
+        rules=choice.rules,
     )
+
+
+def _tilted(flair: Volume) -> list[str]:
+    """What a person should read of a FLAIR whose planes nearest to axial ones are far from them."""
+    tilt = 0.0 if flair.geometry is None else geometry.tilt_deg(flair.geometry)
+    if tilt < TILTED_DEG:
+        return []
+    return [
+        f"the FLAIR planes nearest to axial are tilted by {tilt:.0f} degrees, and the network learned from axial ones: "
+        "look at the mask with care"
+    ]
 
 
 def _t1(
@@ -86,11 +110,11 @@ def _t1(
     choice: Choice,
     series: Sequence[SeriesFacts],
     load: Callable[[int], Volume],
-    flair: Volume,
+    onto: tuple[Volume, Reference],
     notes: list[str],
 ) -> tuple[Volume | None, ChannelOrigin]:
     """One T1 on the FLAIR grid, or None with the reason; what a person should read is added to the notes."""
-    chosen, reason = choice.series[channel], choice.reasons[channel]
+    chosen, reason, score = choice.series[channel], choice.reasons[channel], choice.scores[channel]
     if chosen is None:
         return None, ChannelOrigin("flair", "", reason)
     label = series[chosen].label
@@ -98,9 +122,9 @@ def _t1(
         moving = load(chosen)
     except StudyError as error:
         notes.append(f"the T1 in {label} was left out: {error}")
-        return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read")
-    aligned = alignment.align(moving, flair)
+        return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read", None, score)
+    aligned = alignment.align(moving, *onto)
     if aligned.alignment.method in ("registered", "left out"):
         notes.append(f"the T1 in {label}: {aligned.clause}")
     filled: Literal["own", "flair"] = "flair" if aligned.volume is None else "own"
-    return aligned.volume, ChannelOrigin(filled, label, f"{reason}; {aligned.clause}", aligned.alignment)
+    return aligned.volume, ChannelOrigin(filled, label, f"{reason}; {aligned.clause}", aligned.alignment, score)

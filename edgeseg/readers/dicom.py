@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeseg.errors import StudyError
 from edgeseg.readers.assembly import UnreadableFile, assemble
+from edgeseg.readers.choice import AUTOMATIC, Selection
 from edgeseg.readers.sequences import FEWEST_SLICES
 from edgeseg.readers.series import Frame, Series, find_series, read_header
 from edgeseg.types import FloatArray, Geometry, Study, Vector, Volume
@@ -28,7 +29,12 @@ GAP_TOLERANCE = 0.1
 
 
 def read_study(
-    name: str, uid: str, files: Sequence[Path], notes: Sequence[str] = (), skipped: Sequence[Path] = ()
+    name: str,
+    uid: str,
+    files: Sequence[Path],
+    notes: Sequence[str] = (),
+    skipped: Sequence[Path] = (),
+    selection: Selection = AUTOMATIC,
 ) -> Study:
     """Read one DICOM study.
 
@@ -42,6 +48,8 @@ def read_study(
         Warnings that the study carries already.
     skipped
         Files beside them that cannot be read: named where the study is refused, and in no warning.
+    selection
+        Which series the user named, and the rules for the others.
 
     Returns
     -------
@@ -71,6 +79,7 @@ def read_study(
             series=[one.facts for one in series],
             load=load,
             warnings=(*notes, *more),
+            selection=selection,
         )
     except StudyError as error:
         names = ", ".join(path.name for path in skipped[:3]) + (", ..." if len(skipped) > 3 else "")

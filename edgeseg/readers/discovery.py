@@ -15,6 +15,7 @@ from typing import Literal
 
 from edgeseg.errors import StudyError
 from edgeseg.readers import nifti, tiff
+from edgeseg.readers.choice import AUTOMATIC, Selection, without_named
 from edgeseg.readers.series import read_header
 from edgeseg.types import Study
 
@@ -106,13 +107,15 @@ def find_studies(path: Path) -> list[StudyFiles]:
     return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
 
-def read_study(files: StudyFiles) -> Study:
+def read_study(files: StudyFiles, selection: Selection = AUTOMATIC) -> Study:
     """Read a study that was found.
 
     Parameters
     ----------
     files
         As `find_studies` gave it.
+    selection
+        Which series the user named, and the rules for the others.
 
     Returns
     -------
@@ -129,10 +132,10 @@ def read_study(files: StudyFiles) -> Study:
     if files.kind == "dicom" and not files.uid:
         raise _nothing(files.root, files.files, files.files)
     if files.kind == "dicom":
-        return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped)
+        return dicom.read_study(files.name, files.uid, files.files, files.warnings, files.skipped, selection)
     if files.kind == "tiff":
-        return tiff.read_study(files.name, files.files)
-    return nifti.read_study(files.name, files.files)
+        return without_named(tiff.read_study(files.name, files.files), selection)
+    return nifti.read_study(files.name, files.files, selection)
 
 
 def nifti_name(path: Path) -> str:

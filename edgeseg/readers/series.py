@@ -15,29 +15,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.errors import StudyError
+from edgeseg.readers import vendors
+from edgeseg.readers.imagetype import is_derived, is_reformatted
 from edgeseg.readers.sequences import SeriesFacts
+from edgeseg.readers.sidecar import NO_AGENT
 from edgeseg.types import Vector
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-TAGS = (
+TAGS: tuple[str | int, ...] = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality"),
     *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "ScanningSequence"),
     *("EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
     *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime"),
     *("EchoPulseSequence", "EchoPlanarPulseSequence", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
-    *("ImagePositionPatient", "ImageOrientationPatient"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *vendors.TAGS,
 )
 """What is read of every file to find the series; the FLAIR series' headers are read whole later."""
 
-_DERIVED_TYPES = frozenset(
-    (
-        *("MPR", "CSA MPR", "ADC", "EADC", "FA", "TRACEW", "MIP", "MNIP", "PROJECTION IMAGE", "SUBTRACTION", "SUB"),
-        *("REFORMATTED", "RESAMPLED", "PHASE MAP", "PHASE", "P", "REAL", "R", "IMAGINARY", "I"),
-    )
-)
 _MODALITIES = frozenset(
     (
         *("CR", "CT", "DX", "ECG", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RF", "RTDOSE", "RTPLAN"),
@@ -45,7 +43,6 @@ _MODALITIES = frozenset(
     )
 )
 """Those that a message may quote: what else stands there is nobody's code and may be anything."""
-_NO_AGENT = frozenset(("", "no", "none", "n", "0", "nil", "without"))
 _PARALLEL, _ASKEW = 0.01, 0.1
 
 
@@ -92,7 +89,7 @@ class Series:
     facts: SeriesFacts
 
 
-def read_header(path: Path, tags: Sequence[str] | None = None) -> Dataset | None:
+def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset | None:
     """Read a DICOM file's header without its pixels, or only some elements of it; None where it is not DICOM."""
     import pydicom
 
@@ -248,7 +245,6 @@ def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | 
 def _facts(header: Dataset, index: int | None) -> SeriesFacts:
     """What a header says of its series; the number of slices is filled in later."""
     text = [str(header.get("SeriesDescription") or header.get("ProtocolName") or "")]
-    text += [str(header.get(key, "")) for key in ("SequenceName", "PulseSequenceName")]
     types = set(_type(header, index))
     if "LOCALIZER" in types:
         text.append("localizer")
@@ -264,7 +260,11 @@ def _facts(header: Dataset, index: int | None) -> SeriesFacts:
         techniques=_techniques(header, index),
         agent=_agent(header),
         acquired=_acquired(header),
-        derived=bool(types & _DERIVED_TYPES) or {"DERIVED", "SECONDARY"} <= types,
+        derived=is_derived(types),
+        sequence=vendors.sequence_names(header),
+        reformatted=is_reformatted(types),
+        thickness_mm=_number(header, index, "SliceThickness", "PixelMeasuresSequence"),
+        names=("" if number is None else str(number), str(header.get("SeriesInstanceUID", "")), digits),
     )
 
 
@@ -284,7 +284,7 @@ def _agent(header: Dataset) -> bool | None:
     """Whether a contrast agent is named."""
     if header.get("ContrastBolusAgentSequence"):
         return True
-    return str(header.get("ContrastBolusAgent") or "").strip().lower() not in _NO_AGENT or None
+    return str(header.get("ContrastBolusAgent") or "").strip().lower() not in NO_AGENT or None
 
 
 def _acquired(header: Dataset) -> str:

@@ -147,6 +147,7 @@ def to_dict(
         "engine": _engine(facts.engine),
         "threshold": facts.threshold,
         "channels": {name: study.channels[name] for name in CHANNELS if name in study.channels},
+        "selection": {"rules": study.rules or None, "considered": study.considered},
         "preprocessing": facts.preprocessing,
         "slices": _slices(segmentation, study),
         "timings_ms": {step: _rounded(duration, 1) for step, duration in timings.items()},
