@@ -330,12 +330,13 @@ class Queue:
         with self._transaction() as connection:
             _enqueue(connection, job, destinations)
 
-    def due_delivery(self, now: float) -> Delivery | None:
-        """The delivery that has been due for longest at ``now`` (seconds since 1970); None when none is."""
+    def due_delivery(self, now: float, destinations: Sequence[str]) -> Delivery | None:
+        """The delivery to one of these that has been due for longest at ``now`` (seconds since 1970); None: none is."""
+        which = (
+            f"deliveries.state='waiting' AND next_attempt<=? AND destination IN ({','.join('?' * len(destinations))})"
+        )
         with self._transaction() as connection:
-            found = _deliveries(
-                connection, "WHERE deliveries.state='waiting' AND next_attempt<=? ORDER BY next_attempt LIMIT 1", now
-            )
+            found = _deliveries(connection, f"WHERE {which} ORDER BY next_attempt LIMIT 1", now, *destinations)
             return found[0] if found else None
 
     def delivered(self, delivery: Delivery) -> None:
