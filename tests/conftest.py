@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +186,120 @@ def few(shipped: tuple[Manifest, bytes], tmp_path_factory: pytest.TempPathFactor
     own_key = replace(key, slices_sha256=part.digest())
     recorded.write(folder, {manifest.network: (own_key, recorded.Recorded(masks, found.runtime))})
     return folder
+
+
+# --- programs of others
+
+
+@pytest.fixture(scope="session")
+def dcmtk() -> Callable[[str], str]:
+    """Path of one of DCMTK's programs; pynetdicom installs some of the same names beside Python."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+        if found is None:
+            pytest.skip(f"DCMTK's {name} is missing: apt-get install dcmtk")
+        return found
+
+    return find
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A TCP port that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[list[str], Path], subprocess.Popen[bytes]]]:
+    """Begin a program whose output goes to a file; it is ended with the test."""
+    with ExitStack() as stack:
+
+        @contextmanager
+        def program(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+            with log.open("wb") as output:
+                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
+                try:
+                    yield process
+                finally:
+                    process.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(20)
+                    process.kill()
+                    process.wait()
+
+        yield lambda command, log: stack.enter_context(program(command, log))
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A PACS that runs."""
+
+    dicom: int
+    http: int
+    aet: str = "ORTHANC"
+
+    def ask(self, path: str, body: bytes | None = None) -> Any:
+        """Ask its REST interface: GET, or POST where there is a body."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=body)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.ask("/system")
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+
+@pytest.fixture
+def orthanc(
+    running: Callable[[list[str], Path], subprocess.Popen[bytes]], free_port: Callable[[], int], tmp_path: Path
+) -> Callable[..., Orthanc]:
+    """Begin an Orthanc, with DICOMweb, from parts of its configuration; with ``wait`` False it has not answered yet."""
+    program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    plugin = next(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*"), None)
+    if program is None or plugin is None:
+        pytest.skip("Orthanc or its DICOMweb plugin is missing: apt-get install orthanc orthanc-dicomweb")
+
+    def begin(wait: bool = True, **more: Any) -> Orthanc:
+        server = Orthanc(free_port(), free_port())
+        folder = tmp_path / f"orthanc-{server.http}"
+        folder.mkdir()
+        settings = {
+            "Name": "test",
+            "StorageDirectory": str(folder / "db"),
+            "IndexDirectory": str(folder / "db"),
+            "Plugins": [str(plugin)],
+            "DicomAet": server.aet,
+            "DicomPort": server.dicom,
+            "HttpPort": server.http,
+            "RemoteAccessAllowed": True,
+            "AuthenticationEnabled": False,
+            "DicomCheckCalledAet": False,
+            "DicomAlwaysAllowStore": True,
+            "OverwriteInstances": False,
+            **more,
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        running([program, str(folder / "orthanc.json")], folder / "log")
+        if wait:
+            server.wait()
+        return server
+
+    return begin
 
 
 # --- the command line

@@ -330,13 +330,13 @@ class Queue:
         with self._transaction() as connection:
             _enqueue(connection, job, destinations)
 
-    def due_delivery(self, now: float, destinations: Sequence[str]) -> Delivery | None:
-        """The delivery to one of these that has been due for longest at ``now`` (seconds since 1970); None: none is."""
-        which = (
-            f"deliveries.state='waiting' AND next_attempt<=? AND destination IN ({','.join('?' * len(destinations))})"
-        )
+    def due_delivery(self, now: float, destinations: Sequence[str] | None = None) -> Delivery | None:
+        """The delivery due for longest at ``now`` (seconds since 1970), to one of these destinations; None: none is."""
+        where, names = "WHERE deliveries.state='waiting' AND next_attempt<=?", tuple(destinations or ())
+        if destinations is not None:
+            where += f" AND destination IN ({','.join('?' * len(names))})"
         with self._transaction() as connection:
-            found = _deliveries(connection, f"WHERE {which} ORDER BY next_attempt LIMIT 1", now, *destinations)
+            found = _deliveries(connection, f"{where} ORDER BY next_attempt LIMIT 1", now, *names)
             return found[0] if found else None
 
     def delivered(self, delivery: Delivery) -> None:

@@ -56,6 +56,11 @@ class Listening:
         self._process.join(timeout=10)
         self._process.kill()
 
+    @property
+    def pid(self) -> int:
+        """Number of the process that receives now."""
+        return self._process.pid or 0
+
     def _begin(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy the engine's threads half
         self._connection, theirs = context.Pipe()
