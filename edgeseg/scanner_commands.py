@@ -130,7 +130,7 @@ def receive(
         typer.Option(metavar="CIDR", help="Network that may connect; may be repeated. [default: any]"),
     ] = None,
     associations: Annotated[int, typer.Option(min=1, help="How many at once.")] = 10,
-    largest_mb: Annotated[int, typer.Option(min=1, help="Largest instance; each association may hold one.")] = 512,
+    largest_mb: Annotated[int, typer.Option(min=1, help="Largest instance; each association may hold one.")] = 256,
     tls_certificate: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="PEM file of this host's certificate: TLS alone is spoken then."),

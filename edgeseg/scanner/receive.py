@@ -70,7 +70,7 @@ class Listener:
     networks: tuple[Network, ...] = ()
     tls: Tls | None = None
     associations: int = 10
-    instance_bytes: int = 512 * 1024**2
+    instance_bytes: int = 256 * 1024**2
 
 
 class Receiver:
