@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import shutil
 import socket
@@ -300,6 +302,46 @@ def orthanc(
         return server
 
     return begin
+
+
+@dataclass(frozen=True)
+class Papers:
+    """A CA and certificates by it: files."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@pytest.fixture
+def papers(tmp_path: Path) -> Callable[[str], Papers]:
+    """A new CA with a certificate for this host, good for servers and clients, in a subfolder of this name."""
+    return lambda name: _papers(tmp_path / name)
+
+
+def _papers(folder: Path) -> Papers:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder.mkdir()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("test CA", "127.0.0.1")]
+    for k, name in enumerate(("ca", "host")):
+        builder = x509.CertificateBuilder(names[0], names[k], keys[k].public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(hours=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=k == 0, path_length=None), critical=True)
+        address = x509.SubjectAlternativeName(
+            [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        )
+        builder = builder.add_extension(address, critical=False)
+        signed = builder.sign(keys[0], hashes.SHA256())
+        (folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(keys[1].private_bytes(*plain))
+    return Papers(folder / "ca.pem", folder / "host.pem", folder / "key.pem")
 
 
 # --- the command line

@@ -134,6 +134,10 @@ def _associate(files: Sequence[Path], found: re.Match[str], sender: Sender) -> A
     tls = (client_context(sender.tls), host) if found["tls"] else None
     association = entity.associate(str(address), port, ae_title=found["title"], tls_args=tls)
     if not association.is_established:
+        if association.rejected_contexts:
+            raise Undelivered(
+                "takes no file of these kinds: see that it knows Segmentation and Structured Report storage"
+            )
         raise Undelivered("refuses the association" if association.is_rejected else "cannot be reached")
     return association
 

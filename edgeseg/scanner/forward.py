@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeseg.errors import EdgesegError, OutputError
+from edgeseg.errors import EdgesegError
 from edgeseg.scanner.destination import Sender, Undelivered, deliver
 from edgeseg.scanner.jobs import Delivery, Queue
 from edgeseg.scanner.monitor import Monitor
@@ -17,6 +17,7 @@ from edgeseg.scanner.monitor import Monitor
 FIRST_S, LONGEST_S = 5.0, 600.0
 """Pause after a destination's first failure, and the longest one."""
 _POLL_S = 1.0
+_PATIENCE_S = 30.0
 
 
 @dataclass
@@ -58,14 +59,14 @@ class Forwarder:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._rests:
-            self._thread.join()
+            self._thread.join(timeout=_PATIENCE_S)  # what is broken off is sent again
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                busy = self.step(time.time())
+                busy = self.step()
                 self._well = True
-            except OutputError as error:  # a full disk: what was sent is sent once more
+            except Exception as error:  # a full disk, most of all: what was sent is sent once more
                 busy = False
                 if self._well:
                     self._monitor.event("forwarding_paused", reason=type(error).__name__)
@@ -73,8 +74,8 @@ class Forwarder:
             if not busy:
                 self._stop.wait(_POLL_S)
 
-    def step(self, now: float) -> bool:
-        """Try the delivery that has been due for longest at ``now`` (seconds since 1970).
+    def step(self) -> bool:
+        """Try the delivery that has been due for longest.
 
         Returns
         -------
@@ -86,6 +87,7 @@ class Forwarder:
         OutputError
             When the queue cannot be used.
         """
+        now = time.time()
         awake = [destination for destination, rest in self._rests.items() if rest.until <= now]
         delivery = self._queue.due_delivery(now, awake)
         if delivery is None:
@@ -99,7 +101,7 @@ class Forwarder:
         except Undelivered as error:
             rest = self._rests[delivery.destination]
             rest.failures += 1
-            rest.until = now + pause_s(rest.failures)
+            rest.until = time.time() + pause_s(rest.failures)
             self._postpone(delivery, str(error))
             return True
         self._queue.delivered(delivery)

@@ -30,10 +30,16 @@ class Intake:
     def __init__(self, incoming: Incoming, queue: Queue, monitor: Monitor, quiet_s: float, keep_s: float) -> None:
         self._incoming, self._queue, self._monitor = incoming, queue, monitor
         self._quiet_s, self._keep_s = quiet_s, keep_s
-        self._tidied, self._well = float("-inf"), True
+        self._tidied = float("-inf")
 
     def scan(self) -> bool:
-        """Queue what is complete and remove what is old. Returns True: there is nothing to wait for."""
+        """Queue what is complete and remove what is old. Returns True: there is nothing to wait for.
+
+        Raises
+        ------
+        OutputError
+            When the queue cannot be written to, or the folder not read. What has arrived stays and is queued later.
+        """
         now = time.time()
         try:
             for study in self._incoming.quiet(self._quiet_s, now):
@@ -41,21 +47,15 @@ class Intake:
                     self._monitor.event("study_queued", study=study.key, files=study.files)
             if time.monotonic() - self._tidied > _TIDY_S:
                 self._tidied = time.monotonic()
-                busy = {job.folder for state in ("waiting", "running") for job in self._queue.jobs(state)}
-                if removed := self._incoming.remove_older(self._keep_s, now, lambda folder: folder not in busy):
-                    self._monitor.event("studies_removed", studies=removed)
-            self._note(None)
-        except (OSError, OutputError) as error:  # a full disk: what has arrived stays and is queued later
-            self._note(type(error).__name__)
+                self._tidy(now)
+        except OSError as error:
+            raise OutputError(f"cannot look at what was received: {error.strerror}") from error
         return True
 
-    def _note(self, reason: str | None) -> None:
-        """Say once that studies cannot be queued, and once that they can be again."""
-        if reason and self._well:
-            self._monitor.event("intake_paused", reason=reason)
-        elif not reason and not self._well:
-            self._monitor.event("intake_resumed")
-        self._well = not reason
+    def _tidy(self, now: float) -> None:
+        busy = {job.folder for state in ("waiting", "running") for job in self._queue.jobs(state)}
+        if removed := self._incoming.remove_older(self._keep_s, now, lambda folder: folder not in busy):
+            self._monitor.event("studies_removed", studies=removed)
 
 
 def folder(state: Path) -> Path:

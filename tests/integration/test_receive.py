@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import ipaddress
 import json
 import os
@@ -298,44 +297,9 @@ def test_one_association_more_than_allowed(dcmtk: Find, tmp_path: Path) -> None:
             assert time.monotonic() < until
 
 
-@dataclass(frozen=True)
-class Papers:
-    """A CA and certificates by it: files."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
-def _papers(folder: Path) -> Papers:
-    """Make a CA and a certificate for this host, good for servers and clients."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    folder.mkdir()
-    now = datetime.datetime.now(datetime.timezone.utc)
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("test CA", "127.0.0.1")]
-    for k, name in enumerate(("ca", "host")):
-        builder = x509.CertificateBuilder(names[0], names[k], keys[k].public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
-        builder = builder.not_valid_after(now + datetime.timedelta(hours=1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=k == 0, path_length=None), critical=True)
-        address = x509.SubjectAlternativeName(
-            [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-        )
-        builder = builder.add_extension(address, critical=False)
-        signed = builder.sign(keys[0], hashes.SHA256())
-        (folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(keys[1].private_bytes(*plain))
-    return Papers(folder / "ca.pem", folder / "host.pem", folder / "key.pem")
-
-
-def test_tls(storescu: Callable[..., str], tmp_path: Path) -> None:
+def test_tls(storescu: Callable[..., str], papers: Callable[[str], Any], tmp_path: Path) -> None:
     """Only who shows a certificate of the CA gets in, and the receiver shows one too."""
-    right, wrong = _papers(tmp_path / "right"), _papers(tmp_path / "wrong")
+    right, wrong = papers("right"), papers("wrong")
     _instance(tmp_path / "out", 1, "1.2.3")
     listener = Listener(0, tls=Tls(right.certificate, right.key, right.ca))
     with _receiver(tmp_path / "in", listener) as ward:
@@ -355,8 +319,8 @@ def test_tls(storescu: Callable[..., str], tmp_path: Path) -> None:
         send(ward.port, "+tls", right.key, right.certificate, "+cf", right.ca, tmp_path / "out")
 
 
-def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
-    right, other = _papers(tmp_path / "a"), _papers(tmp_path / "b")
+def test_tls_files_that_cannot_be_used(papers: Callable[[str], Any], tmp_path: Path) -> None:
+    right, other = papers("a"), papers("b")
     for tls, said in (
         (Tls(right.certificate), "--tls-key"),
         (Tls(right.certificate, tmp_path / "none.pem"), "is not there"),
@@ -367,16 +331,16 @@ def test_tls_files_that_cannot_be_used(tmp_path: Path) -> None:
             pass
 
 
-def test_old_tls_is_refused(tmp_path: Path) -> None:
-    papers = _papers(tmp_path / "papers")
-    with _receiver(tmp_path / "in", Listener(0, tls=Tls(papers.certificate, papers.key))) as ward:
-        context = ssl.create_default_context(cafile=papers.ca)
+def test_old_tls_is_refused(papers: Callable[[str], Any], tmp_path: Path) -> None:
+    own = papers("own")
+    with _receiver(tmp_path / "in", Listener(0, tls=Tls(own.certificate, own.key))) as ward:
+        context = ssl.create_default_context(cafile=own.ca)
         with (
             socket.create_connection(("127.0.0.1", ward.port)) as raw,
             context.wrap_socket(raw, server_hostname="127.0.0.1") as wire,
         ):
             assert wire.version() in ("TLSv1.2", "TLSv1.3")
-        context = ssl.create_default_context(cafile=papers.ca)
+        context = ssl.create_default_context(cafile=own.ca)
         context.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="TLSv1"):
             context.minimum_version = ssl.TLSVersion.TLSv1
