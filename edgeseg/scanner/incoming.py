@@ -1,8 +1,13 @@
 """The folder of what was received: an instance is kept under hashes, and is there whole and for good, or not at all.
 
 ``<root>/<study>/<instance>.dcm``: ``study`` is 12 hex digits of the hashed StudyInstanceUID, as in result folders,
-``instance`` 32 of the hashed SOPInstanceUID. Nothing that a sender writes becomes a path. What is being written lies in
-``<root>/.arriving``. A study's time is its folder's time of change, so a restart has nothing to remember.
+``instance`` 32 of the hashed SOPInstanceUID. Nothing that a sender writes becomes a path. A study's time is its
+folder's time of change, so a restart has nothing to remember.
+
+An instance is written into ``<root>/.arriving``, under a name that was put on the disk before, in a batch. So one sync
+of the file makes it safe, where a new name would need another one of its folder, and half the speed; then it is moved
+to its place. Should the power fail before the move is on the disk, the file is whole in ``.arriving``, and `recover`
+moves it again.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ RESERVE_BYTES = 256 * 1024**2
 _ARRIVING = ".arriving"
 _LEAVING = ".leaving"
 _LOCK = ".lock"
+_AHEAD = 64
+"""Names that are put on the disk at once."""
 _SUFFIX = ".dcm"
 
 
@@ -71,6 +78,8 @@ class Incoming:
         self.root = root
         self._reserve = reserve
         self._numbers = count()
+        self._names: list[Path] = []
+        self._naming = threading.Lock()
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
         try:
@@ -85,11 +94,31 @@ class Incoming:
                 "with --state"
             ) from error
 
-    def clear(self) -> None:
-        """Remove what an earlier process had not finished writing, which was never acknowledged, or removing."""
-        for place in (self.root / _ARRIVING, self.root / _LEAVING):
-            for path in place.iterdir():
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    def recover(self, whole: Callable[[Path], tuple[str, str] | None]) -> int:
+        """Move what an earlier process had written whole, remove what it had not: that was never acknowledged.
+
+        Parameters
+        ----------
+        whole
+            A file's StudyInstanceUID and SOPInstanceUID; None when it is not all there.
+
+        Returns
+        -------
+        int
+            How many were moved.
+        """
+        shutil.rmtree(self.root / _LEAVING, ignore_errors=True)
+        (self.root / _LEAVING).mkdir(exist_ok=True)
+        moved = 0
+        for path in (self.root / _ARRIVING).iterdir():
+            if path in self._names:
+                continue
+            if found := whole(path):
+                self._place(path, *found)
+                moved += 1
+            else:
+                path.unlink(missing_ok=True)
+        return moved
 
     @contextmanager
     def _moving(self) -> Iterator[None]:
@@ -121,17 +150,31 @@ class Incoming:
         OSError
             It could not be kept, and nothing of it is left: ``ENOSPC`` when the disk is full but for the reserve.
         """
-        folder = self.root / study_name(study_uid)
-        path = self.root / _ARRIVING / f"{os.getpid()}-{next(self._numbers)}"
+        path = self._name()
         try:
             size = self._write(path, parts)
-            self._place(path, folder, f"{_hashed(instance_uid, 32)}{_SUFFIX}")
+            self._place(path, study_uid, instance_uid)
         except BaseException:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             raise
-        _sync(folder)
         return size
+
+    def _name(self) -> Path:
+        """Give an empty file whose name is on the disk."""
+        with self._naming:
+            if not self._names:
+                names = [self.root / _ARRIVING / f"{os.getpid()}-{next(self._numbers)}" for _ in range(_AHEAD)]
+                try:
+                    for path in names:
+                        path.touch(mode=0o640, exist_ok=False)
+                    _sync(self.root / _ARRIVING)
+                except OSError:
+                    for path in names:
+                        path.unlink(missing_ok=True)
+                    raise
+                self._names = names
+            return self._names.pop()
 
     def _write(self, path: Path, parts: Sequence[bytes | memoryview]) -> int:
         views = [memoryview(part) for part in parts]
@@ -139,7 +182,7 @@ class Incoming:
         room = os.statvfs(self.root)
         if room.f_bavail * room.f_frsize < self._reserve + size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for view in views:
                 written = 0
@@ -150,15 +193,15 @@ class Incoming:
             os.close(descriptor)
         return size
 
-    def _place(self, path: Path, folder: Path, name: str) -> None:
-        """Give a written file its name."""
+    def _place(self, path: Path, study_uid: str, instance_uid: str) -> None:
+        """Move a file that is safe to its place."""
+        place = self.root / study_name(study_uid) / f"{_hashed(instance_uid, 32)}{_SUFFIX}"
         with self._moving():
             try:
-                path.replace(folder / name)
+                path.replace(place)
             except FileNotFoundError:
-                folder.mkdir(exist_ok=True)
-                _sync(self.root)
-                path.replace(folder / name)
+                place.parent.mkdir(exist_ok=True)
+                path.replace(place)
 
     def quiet(self, seconds: float, now: float) -> Iterator[Arrived]:
         """Studies to which nothing was added for ``seconds`` before ``now`` (since 1970), each once per change."""
@@ -191,6 +234,7 @@ class Incoming:
                 if folder.stat().st_mtime_ns != changed_ns:
                     continue
                 folder.rename(leaving)
+            _sync(self.root)  # before it is emptied: half a study must not come back
             self._seen.pop(folder.name, None)
             shutil.rmtree(leaving, ignore_errors=True)
             removed += 1

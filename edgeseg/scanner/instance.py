@@ -7,11 +7,14 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SOP_CLASS, SOP_INSTANCE, STUDY = 0x00080016, 0x00080018, 0x0020000D
 _BEGINNING = 4 * 1024**2
 """Bytes of a dataset that are looked through: MR headers reach the StudyInstanceUID within kilobytes."""
+_PREAMBLE = 128
+_MARK = b"EDGESEG\0"
 _UID = re.compile(r"[0-9.]{1,64}")
 _IMPLEMENTATION = "2.25.239640749330033086433669751633332209346"
 
@@ -82,8 +85,11 @@ def _uid(dataset: Any, tag: int) -> str:
     return text
 
 
-def file_header(instance: Instance, transfer_syntax: str) -> bytes:
-    """Preamble and file meta information, in front of the dataset in a DICOM file."""
+def file_header(instance: Instance, transfer_syntax: str, dataset_bytes: int) -> bytes:
+    """Preamble and file meta information, in front of the dataset in a DICOM file.
+
+    The preamble, which is free for such use, holds the file's size: `read_whole` goes by it.
+    """
     elements = b"".join(
         [
             struct.pack("<HH2sHI", 2, 0x0001, b"OB", 0, 2) + b"\0\1",
@@ -94,7 +100,29 @@ def file_header(instance: Instance, transfer_syntax: str) -> bytes:
             _element(0x0013, b"SH", "EDGESEG"),
         ]
     )
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+    meta = b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+    return (_MARK + struct.pack("<Q", _PREAMBLE + len(meta) + dataset_bytes)).ljust(_PREAMBLE, b"\0") + meta
+
+
+def read_whole(path: Path) -> tuple[str, str] | None:
+    """Read to which study a file of `file_header` and its dataset belongs.
+
+    Returns
+    -------
+    tuple of str or None
+        StudyInstanceUID and SOPInstanceUID; None when the file is not all there.
+    """
+    import pydicom
+
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MARK) + 8)
+        if start != _MARK + struct.pack("<Q", path.stat().st_size):
+            return None
+        found = pydicom.dcmread(path, specific_tags=[SOP_INSTANCE, STUDY], stop_before_pixels=True)
+        return _uid(found, STUDY), _uid(found, SOP_INSTANCE)
+    except Exception:  # a file that was cut off may be anything
+        return None
 
 
 def _element(number: int, representation: bytes, text: str) -> bytes:

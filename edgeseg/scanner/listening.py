@@ -74,6 +74,7 @@ class Listening:
             self._process.join()
             raise said
         self.port: int = said
+        self._monitor.trouble = None
         self._monitor.event("listening", port=said, ae_title=self._listener.ae_title)
 
     def _attend(self) -> None:
@@ -84,6 +85,8 @@ class Listening:
             except (EOFError, OSError):
                 if self._ending.is_set():
                     return
+                self._process.join(timeout=_AGAIN_S)
+                self._monitor.trouble = "the receiver has ended and is begun again"
                 self._monitor.event("receiver_ended", code=self._process.exitcode)
                 self._begin_again()
 
@@ -105,11 +108,9 @@ class Listening:
 
 def _receive(listener: Listener, folder: Path, connection: Connection) -> None:
     """The process: receives until it is told to end, or the other end is gone."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a terminal and systemd signal both processes: the other one decides
-        signal.signal(number, signal.SIG_IGN)
+    # A terminal and systemd may signal both processes: the other one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sending = threading.Lock()
 
     def note(name: str, **facts: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from edgeseg.errors import InputError
 from edgeseg.scanner.entity import VERIFICATION, application_entity, transfer_syntaxes
 from edgeseg.scanner.incoming import Incoming
-from edgeseg.scanner.instance import Unreadable, file_header, identify
+from edgeseg.scanner.instance import Unreadable, file_header, identify, read_whole
 from edgeseg.scanner.tls import Tls, server_context
 
 MR_CLASSES = (
@@ -97,7 +97,7 @@ class Receiver:
         self._listener, self._incoming, self._note = listener, incoming, note
         self._received: dict[Any, list[int]] = {}
         self._server = self._open()
-        incoming.clear()
+        incoming.recover(read_whole)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="receive", daemon=True)
         self._thread.start()
@@ -194,7 +194,8 @@ class Receiver:
             raise _Refused(MISMATCH, "dataset's SOP class is not the request's")
         if found.uid != request.AffectedSOPInstanceUID:
             raise _Refused(MISMATCH, "dataset's SOP instance is not the request's")
-        return self._incoming.store(found.study, found.uid, (file_header(found, context.transfer_syntax), dataset))
+        header = file_header(found, context.transfer_syntax, dataset.nbytes)
+        return self._incoming.store(found.study, found.uid, (header, dataset))
 
 
 def network(text: str) -> Network:

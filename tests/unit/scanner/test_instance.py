@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseg.scanner.instance import Instance, Unreadable, file_header, identify
+from edgeseg.scanner.instance import Instance, Unreadable, file_header, identify, read_whole
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, RLE = (
@@ -68,12 +68,23 @@ def test_a_file_is_read_back_as_it_was_sent(tmp_path: Path) -> None:
 
     encoded = _encoded(_dataset(), EXPLICIT)
     path = tmp_path / "a.dcm"
-    path.write_bytes(file_header(FOUND, EXPLICIT) + encoded)
+    path.write_bytes(file_header(FOUND, EXPLICIT, len(encoded)) + encoded)
     read = pydicom.dcmread(path)
     assert read.file_meta.MediaStorageSOPInstanceUID == read.SOPInstanceUID == "1.2.3.4"
     assert read.file_meta.TransferSyntaxUID == EXPLICIT
     assert path.read_bytes()[132 + 12 + read.file_meta.FileMetaInformationGroupLength :] == encoded
     assert read == _dataset()
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
+def test_a_file_that_is_cut_off_is_not_whole(tmp_path: Path, syntax: str) -> None:
+    encoded, path = _encoded(_dataset(), syntax), tmp_path / "a"
+    content = file_header(FOUND, syntax, len(encoded)) + encoded
+    path.write_bytes(content)
+    assert read_whole(path) == (FOUND.study, FOUND.uid)
+    for damaged in (content[:-1], content[:200], content[:5], b"", content + b"\0", bytes(len(content))):
+        path.write_bytes(damaged)
+        assert read_whole(path) is None
 
 
 def test_a_uid_with_a_leading_zero_is_taken_as_it_is() -> None:
@@ -120,4 +131,4 @@ def test_damage_gives_an_instance_or_one_kind_of_error(start: int, noise: bytes,
         found = identify(memoryview(damaged), syntax)
     except Unreadable:
         return
-    assert BytesIO(file_header(found, syntax)).read(132).endswith(b"DICM")
+    assert BytesIO(file_header(found, syntax, 0)).read(132).endswith(b"DICM")
