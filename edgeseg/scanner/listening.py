@@ -69,7 +69,12 @@ class Listening:
         )
         self._process.start()
         theirs.close()
-        kind, said = self._connection.recv()
+        try:
+            kind, said = self._connection.recv()
+        except EOFError as error:
+            raise EdgesegError(
+                "the receiver's process ended as soon as it had begun: its error stands above"
+            ) from error
         if kind == _FAILED:
             self._process.join()
             raise said
@@ -95,7 +100,7 @@ class Listening:
             try:
                 self._begin()
                 return
-            except (EdgesegError, EOFError, OSError) as error:
+            except (EdgesegError, OSError) as error:
                 self._monitor.event("receiver_cannot_begin", reason=type(error).__name__)
 
     def _tell(self, name: str, facts: dict[str, Any]) -> None:
