@@ -138,7 +138,10 @@ def _associate(files: Sequence[Path], found: re.Match[str], sender: Sender) -> A
             raise Undelivered(
                 "takes no file of these kinds: see that it knows Segmentation and Structured Report storage"
             )
-        raise Undelivered("refuses the association" if association.is_rejected else "cannot be reached")
+        if association.is_rejected:
+            raise Undelivered("refuses the association: see that it knows this host's AE title, and has its own")
+        socket.create_connection((str(address), port), _CONNECT_S).close()  # an error says why
+        raise Undelivered("is there and does not answer: see whether it wants TLS, and takes this host's certificate")
     return association
 
 
