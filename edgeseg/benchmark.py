@@ -355,15 +355,15 @@ def gpu_rows(report: Report, network: str) -> list[list[str]]:
         [
             one.name,
             f"{of.batch}",
-            f"{of.upload_ms:.3f}",
+            f"{of.upload_ms:.3f}\n{of.download_ms:.3f}",
             f"{of.compute_ms:.3f}\n{of.compute_p95_ms:.3f}",
-            f"{of.download_ms:.3f}",
             _against_roofline(of),
             "\n".join(f"{ratios[name]:.2f}" if name in ratios else "-" for name in GPU_REFERENCES),
         ]
         for one in report.engines
         if one.network == network and one.on_gpu
         for of, ratios in ((one.on_gpu.single, {}), (one.on_gpu.best, one.on_gpu.compute_ratios))
+        if of is one.on_gpu.best or of.batch < one.on_gpu.best.batch
     ]
 
 
@@ -375,7 +375,7 @@ def _against_roofline(of: Pass) -> str:
 
 COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "Gop/s\nop/B", "eager\nORT", "cold s\nmemory"]
 """Of `rows`, two lines to each cell."""
-GPU_COLUMNS = ["on the GPU", "batch", "up", "network\n95 %", "down", "roofline", "graphs\ncompiled"]
+GPU_COLUMNS = ["on the GPU", "batch", "up\ndown", "network\n95 %", "roofline", "graphs\ncompiled"]
 """Of `gpu_rows`."""
 LEGEND = (
     "ms a slice at batch 1 and at the best batch, median and 95th percentile; slices a second and the best batch; "
@@ -383,7 +383,7 @@ LEGEND = (
     f"times the rate of {EAGER} and of {ONNX_RUNTIME}; seconds to open and run one slice, growth of memory"
 )
 GPU_LEGEND = (
-    "by the GPU's clock, ms a batch: copy to the GPU, network alone (median, 95th percentile), copy back; the least "
-    "time at the GPU's peak, its share of the network's, how much of it waits for memory; times the speed of the "
-    f"network in {GRAPHED} and in {GPU_COMPILED}"
+    "by the GPU's clock, ms a batch: copy to the GPU and back, network alone (median, 95th percentile); the least time "
+    "at the GPU's peak, its share of the network's, how much of it waits for memory; times the speed of the network in "
+    f"{GRAPHED} and in {GPU_COMPILED}"
 )

@@ -134,7 +134,7 @@ def test_a_gpus_own_clock_and_its_roofline(manifest: Manifest, clock: Clock) -> 
     rows = benchmark.gpu_rows(report, manifest.network)
     assert [row[0] for row in rows] == ["mine", "mine", contenders.GRAPHED, contenders.GRAPHED]
     assert all(len(row) == len(benchmark.GPU_COLUMNS) for row in rows)
-    assert rows[1][6] == "3.00\n-"
+    assert rows[1][5] == "3.00\n-"
     assert json.loads(json.dumps(report.to_json()))["engines"][0]["on_gpu"]["single"]["compute_ms"] == 1.0
     assert benchmark._speed(mine, report).cpu == "Card (compute capability 8.9)"
     assert benchmark._speed(eager, report).cpu == "a processor"
