@@ -45,12 +45,11 @@ def runtime(request: pytest.FixtureRequest, card: str) -> str:
 
 @pytest.fixture(scope="module", params=["fp16", "int8"])
 def plan(request: pytest.FixtureRequest, runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped network, compiled on this machine from its shipped bundle and judged by the plan's own masks."""
-    precision = request.param
+    """The shipped network, compiled on this machine from its weights and judged by the plan's own masks."""
     pytest.importorskip("torch", reason="the gate of a new plan needs PyTorch")
-    folder = tmp_path_factory.mktemp(runtime) / precision
-    options = PlanOptions(runtime, precision)  # type: ignore[arg-type]
-    build.build_engine(bundle.shipped_weights(), precision, None, folder, plan=options)
+    folder = tmp_path_factory.mktemp(runtime) / str(request.param)
+    options = PlanOptions(runtime, request.param)  # type: ignore[arg-type]
+    build.build_engine(bundle.shipped_weights(), request.param, None, folder, plan=options)
     return folder
 
 
