@@ -20,9 +20,10 @@ import numpy as np
 
 from edgeseg import backends, bundle, contenders, machine, roofline
 from edgeseg.contenders import EAGER, GPU_COMPILED, GRAPHED, ONNX_RUNTIME, Contender
+from edgeseg.device import DeviceTimes
 from edgeseg.errors import EdgesegError, InputError
 from edgeseg.roofline import Counted, Pass, Peak
-from edgeseg.types import ByteArray, DeviceTimes, Speed
+from edgeseg.types import ByteArray, Speed
 
 BATCHES = (1, 2, 4, 8, 16)
 REFERENCES, GPU_REFERENCES = (EAGER, ONNX_RUNTIME), (GRAPHED, GPU_COMPILED)

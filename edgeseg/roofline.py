@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.device import DeviceLimits, DeviceTimes
 from edgeseg.errors import BackendMissing, EngineError
-from edgeseg.types import DeviceLimits, DeviceTimes
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _ON_THE_WAY = ("BatchNormalization", "Cast", "Clip", "HardSwish", "Mul", "Relu", "Sigmoid")

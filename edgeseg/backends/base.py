@@ -9,8 +9,9 @@ from types import TracebackType
 
 import numpy as np
 
+from edgeseg.device import DeviceLimits, DeviceTimes
 from edgeseg.errors import EngineError
-from edgeseg.types import ByteArray, DeviceLimits, DeviceTimes, FloatArray
+from edgeseg.types import ByteArray, FloatArray
 
 
 class Engine(ABC):

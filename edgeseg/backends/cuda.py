@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import EngineError, InputError
-from edgeseg.types import DeviceLimits
 
 Handle = Any
 """A stream, an event or a graph: the binding's own object."""

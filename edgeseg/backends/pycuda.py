@@ -10,8 +10,8 @@ import numpy as np
 from pycuda import driver  # noqa: TID253  whoever imports this module wants to know whether pycuda is there
 
 from edgeseg.backends.cuda import Gpu, Handle
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import EngineError
-from edgeseg.types import DeviceLimits
 
 
 class PyCudaGpu(Gpu):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.backends.base import Engine
-from edgeseg.types import ByteArray, DeviceLimits, DeviceTimes, FloatArray
+from edgeseg.device import DeviceLimits, DeviceTimes
+from edgeseg.types import ByteArray, FloatArray
 
 if TYPE_CHECKING:
     import torch

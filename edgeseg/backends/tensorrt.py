@@ -13,8 +13,9 @@ import numpy as np
 from edgeseg import nvidia
 from edgeseg.backends.base import Engine
 from edgeseg.backends.cuda import Gpu, Handle, open_gpu
+from edgeseg.device import DeviceLimits, DeviceTimes
 from edgeseg.errors import EngineError
-from edgeseg.types import ByteArray, DeviceLimits, DeviceTimes, FloatArray, Manifest
+from edgeseg.types import ByteArray, FloatArray, Manifest
 
 
 @dataclass

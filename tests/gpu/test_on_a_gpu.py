@@ -12,9 +12,9 @@ import pytest
 
 from edgeseg import backends, benchmark, build, bundle, contenders, nvidia
 from edgeseg.backends import cuda
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import BackendMissing, EngineError
 from edgeseg.export.plan import PlanOptions
-from edgeseg.types import DeviceLimits
 
 ROUNDS = 30
 

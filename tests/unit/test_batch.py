@@ -8,6 +8,7 @@ import shutil
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,8 +175,8 @@ def test_nothing_that_is_kept_holds_voxels(studies: Path, tmp_path: Path, defaul
     read = readers.read_study
     broken = iter((False, True, True))
 
-    def spy(files: readers.StudyFiles) -> Study:
-        study = read(files)
+    def spy(files: readers.StudyFiles, *rest: Any) -> Study:
+        study = read(files, *rest)
         volumes.append(weakref.ref(study.flair))
         if next(broken):
             raise StudyError("read, and then found to be odd")

@@ -14,9 +14,10 @@ import pytest
 
 from edgeseg import backends, benchmark, bundle, contenders, model
 from edgeseg.contenders import Contender
+from edgeseg.device import DeviceLimits, DeviceTimes
 from edgeseg.errors import EngineError, InputError
 from edgeseg.roofline import Layer
-from edgeseg.types import ByteArray, DeviceLimits, DeviceTimes, FloatArray, Manifest
+from edgeseg.types import ByteArray, FloatArray, Manifest
 
 
 @pytest.fixture(scope="module")

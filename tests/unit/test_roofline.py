@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253  networks of one node
 
 from edgeseg import bundle, roofline
+from edgeseg.device import DeviceLimits, DeviceTimes
 from edgeseg.errors import BackendMissing, EngineError
 from edgeseg.roofline import Layer, Peak
-from edgeseg.types import DeviceLimits, DeviceTimes, Manifest
+from edgeseg.types import Manifest
 
 CARD = DeviceLimits("8.9", 128, 2_520_000, 10_501_000, 384)
 

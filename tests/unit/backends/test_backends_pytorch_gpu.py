@@ -12,8 +12,9 @@ import torch  # noqa: TID253  what is doubled
 from torch import nn  # noqa: TID253
 
 from edgeseg.backends.pytorch import PyTorchGpuEngine
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import EngineError
-from edgeseg.types import ByteArray, DeviceLimits
+from edgeseg.types import ByteArray
 
 SIZE = 8
 

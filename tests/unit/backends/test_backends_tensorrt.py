@@ -15,8 +15,9 @@ import recorded_gpu
 
 from edgeseg import backends
 from edgeseg.backends.base import Engine
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import BackendMissing, EngineError, InputError
-from edgeseg.types import ByteArray, DeviceLimits, Manifest, Preprocessing
+from edgeseg.types import ByteArray, Manifest, Preprocessing
 
 SIZE = 8
 PLAN = b"a plan"
