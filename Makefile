@@ -1,4 +1,4 @@
-.PHONY: check lint types imports test format figures folds seeds
+.PHONY: check lint types imports test format figures batches folds seeds
 
 check: lint types imports test
 
@@ -34,6 +34,11 @@ figures:
 	python benchmarks/alignment.py $(DATA)
 	python benchmarks/footprint.py
 	python benchmarks/throughput.py
+
+# Archives of 100, 300 and 1,000 studies, and a hundred kills (an hour or two).
+batches:
+	python benchmarks/archive.py --series flair
+	python benchmarks/interruptions_batch.py
 
 # The five folds, trained one after the other (hours; --resume goes on), and measured on patients that each has not seen.
 RUNS = runs/folds

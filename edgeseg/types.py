@@ -285,7 +285,7 @@ class Speed:
     single_ms
         Median time of a slice at batch 1, in ms.
     runtime, cpu, threads
-        What it was measured with.
+        What it was measured with: the processor, or the GPU that the engine ran on.
     """
 
     slices_per_second: float

@@ -66,23 +66,25 @@ def _unpack(archive: Path, folder: Path) -> None:
     except OSError as error:
         raise _no_room(archive, error) from error
     except Exception as error:  # of a damaged archive zipfile raises whatever it likes
-        raise StudyError(
-            f"{archive} cannot be unpacked (damaged, or packed in a way that Python's zipfile does not know): copy it "
-            "again, or unpack it yourself and give the folder"
+        raise _unusable(
+            archive,
+            "cannot be unpacked (damaged, or packed in a way that Python's zipfile does not know): copy it "
+            "again, or unpack it yourself and give the folder",
         ) from error
 
 
 def _no_room(archive: Path, error: OSError) -> StudyError:
-    return StudyError(
-        f"{archive} cannot be unpacked to {tempfile.gettempdir()} ({error.strerror or error}): make room there, or "
-        "name another folder in the environment variable TMPDIR"
+    return _unusable(
+        archive,
+        f"cannot be unpacked to {tempfile.gettempdir()} ({error.strerror or error}): make room there, or "
+        "name another folder in the environment variable TMPDIR",
     )
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     """Refuse an archive by its table of contents, before anything of it is written."""
     if len(members) > MOST_FILES:
-        raise StudyError(f"{archive} holds {len(members)} files, and edgeseg takes {MOST_FILES} at most: split it")
+        raise _unusable(archive, f"holds {len(members)} files, and edgeseg takes {MOST_FILES} at most: split it")
     size, packed = (
         (sum(sizes) for sizes in zip(*((m.file_size, m.compress_size) for m in members), strict=True))
         if (members)
@@ -90,18 +92,19 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     )
     if size > MOST_BYTES:
         most = f"{MOST_BYTES >> 30} GB at most"
-        raise StudyError(f"{archive} holds {size / (1 << 30):.1f} GB unpacked, and edgeseg takes {most}: split it")
+        raise _unusable(archive, f"holds {size / (1 << 30):.1f} GB unpacked, and edgeseg takes {most}: split it")
     if size > RATIO_FROM and size > MOST_RATIO * packed:
-        raise StudyError(
-            f"{archive} would become {size // max(1, packed)} times larger, which no images do: unpack it yourself and "
-            "give the folder, if you trust it"
+        raise _unusable(
+            archive,
+            f"would become {size // max(1, packed)} times larger, which no images do: unpack it yourself and "
+            "give the folder, if you trust it",
         )
     for member in members:
         if member.flag_bits & _ENCRYPTED:
-            raise StudyError(f"{archive} is encrypted: unpack it yourself and give the folder")
+            raise _unusable(archive, "is encrypted: unpack it yourself and give the folder")
         if _leaves(member):
-            raise StudyError(
-                f"{archive} holds a link, or a name that climbs out of the archive: do not trust it, and ask its sender"
+            raise _unusable(
+                archive, "holds a link, or a name that climbs out of the archive: do not trust it, and ask its sender"
             )
 
 
@@ -122,3 +125,8 @@ def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> No
         while left > 0 and (chunk := source.read(min(_CHUNK, left))):
             target.write(chunk)
             left -= len(chunk)
+
+
+def _unusable(archive: Path, said: str) -> StudyError:
+    """Say what is wrong with an archive; only the second of the two sentences names it."""
+    return StudyError(f"the archive {said}", f"{archive} {said}")

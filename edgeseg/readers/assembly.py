@@ -24,7 +24,7 @@ TILTED_DEG = 30.0
 
 
 class UnreadableFile(StudyError):
-    """A file that cannot be used: the message names it, `nameless` is the same for reports, which hold no paths.
+    """A file that cannot be used; only ``identified`` names it.
 
     Parameters
     ----------
@@ -35,8 +35,7 @@ class UnreadableFile(StudyError):
     """
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path} {problem}")
-        self.nameless = f"one file {problem}"
+        super().__init__(f"one file {problem}", f"{path} {problem}")
 
 
 def assemble(
@@ -147,8 +146,7 @@ def _t1(
     try:
         moving = _load(chosen, series, load)
     except StudyError as error:
-        said = error.nameless if isinstance(error, UnreadableFile) else str(error)
-        notes.append(f"the T1 in {label} was left out: {said}")
+        notes.append(f"the T1 in {label} was left out: {error}")
         return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read", None, score)
     aligned = alignment.align(moving, *onto)
     if aligned.alignment.method in ("registered", "left out"):

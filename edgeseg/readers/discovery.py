@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from typing import Literal
 from edgeseg.errors import StudyError
 from edgeseg.readers import archives, dicomdir, nifti, tiff
 from edgeseg.readers.choice import AUTOMATIC, Selection, without_named
+from edgeseg.readers.folders import holds_results, kind_of, walk
 from edgeseg.readers.headers import read_header
 from edgeseg.readers.limits import LARGEST_FILE
 from edgeseg.types import Study
@@ -24,15 +25,6 @@ _WANTED = (
     "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), with NIfTI files, or a zip archive of one"
 )
 _RESULTS = "holds results of edgeseg, not a study"
-_RESULT_NAMES = frozenset(("masks", "overlay", "mask.nii.gz", "segmentation.dcm", "report.dcm"))
-"""What else lies beside a report: left aside where someone had results written into the study's own folder."""
-_NO_IMAGES = frozenset(
-    (
-        *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
-        *(".log", ".yaml", ".yml", ".gz", ".py", ".sh", ".bval", ".bvec"),
-        ".tags",  # mercure's, beside each DICOM file
-    )
-)
 _LONGEST_NAME = 200
 """Bytes of a study's name; folders can have 255."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -61,7 +53,7 @@ class StudyFiles:
     inside
         Folder in the archive ``root`` that holds the study; None where it is in no archive.
     problem
-        Why the study cannot be read: reading it raises this. "" where nothing is known against it.
+        Why the study cannot be read: reading it raises this. None where nothing is known against it.
     """
 
     name: str
@@ -72,7 +64,7 @@ class StudyFiles:
     warnings: tuple[str, ...] = ()
     skipped: tuple[Path, ...] = ()
     inside: str | None = None
-    problem: str = ""
+    problem: StudyError | None = None
 
 
 def find_studies(path: Path) -> list[StudyFiles]:
@@ -94,29 +86,29 @@ def find_studies(path: Path) -> list[StudyFiles]:
         The path is missing, or holds nothing that can be read: the message names what was found.
     """
     if not path.exists():
-        raise StudyError(f"{path} does not exist: {_WANTED}")
+        raise _unusable(path, f"does not exist: {_WANTED}")
     if path.is_file() and path.name.lower() == dicomdir.NAME:
         return _listed(path)
-    files = [path] if path.is_file() else list(_walk(path))
+    files = [path] if path.is_file() else list(walk(path))
     if not files:
-        raise StudyError(f"{path} {_RESULTS if _holds_results(path) else 'is empty'}: {_WANTED}")
-    studies, unreadable = _group(files)
-    for archive in (file for file in files if _kind(file) == "zip"):
+        raise _unusable(path, f"{_RESULTS if holds_results(path) else 'is empty'}: {_WANTED}")
+    studies, unreadable = _group(files, path)
+    for archive in (file for file in files if kind_of(file) == "zip"):
         known = {study.uid for study in studies if study.kind == "dicom"}
-        studies += [study for study in _archived(archive) if study.kind != "dicom" or study.uid not in known]
+        studies += [study for study in _archived(archive, path) if study.kind != "dicom" or study.uid not in known]
     if not studies:
-        raise StudyError(_nothing(path, files, unreadable))
+        raise _nothing(path, files, unreadable)
     if path.is_file() and studies[0].kind == "nifti" and studies[0].inside is None:
         studies = [replace(studies[0], name=nifti_name(path), uid=nifti_name(path))]
     return _unique(sorted(studies, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
 
-def _group(files: Sequence[Path]) -> tuple[list[StudyFiles], list[Path]]:
+def _group(files: Sequence[Path], given: Path) -> tuple[list[StudyFiles], list[Path]]:
     """Studies among files that lie on the disk, and the files that should be DICOM and are not."""
     folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
     candidates = []
     for file in files:
-        kind = _kind(file)
+        kind = kind_of(file)
         if kind == "dicom":
             candidates.append(file)
         elif kind == "tiff" or kind == "nifti":
@@ -126,25 +118,25 @@ def _group(files: Sequence[Path]) -> tuple[list[StudyFiles], list[Path]]:
         name = folder.resolve().name or "study"
         studies.append(StudyFiles(name, kind, folder, tuple(members), name))
     if studies:
-        studies += _damaged(unreadable, [study.root for study in studies])
+        studies += _damaged(unreadable, [study.root for study in studies], given)
     return studies, unreadable
 
 
-def _archived(archive: Path) -> list[StudyFiles]:
+def _archived(archive: Path, given: Path) -> list[StudyFiles]:
     """The studies in an archive; one that says why where it cannot be unpacked."""
     try:
         with archives.unpacked(archive) as folder:
-            found, _ = _group(list(_walk(folder)))
+            found, _ = _group(list(walk(folder)), folder)
     except StudyError as error:
-        return [StudyFiles(archive.stem, "dicom", archive, (archive,), "", problem=str(error))]
+        name = f"unreadable-{_path_digits(archive, given)}"
+        return [StudyFiles(name, "dicom", archive, (archive,), "", problem=error)]
     studies = []
     for study in found:
         inside = study.root.relative_to(folder).as_posix()
-        own = study.kind == "dicom" and study.uid
         alone = sum(one.kind == study.kind for one in found) == 1
-        name = study.name if own else "_".join((archive.stem, *(() if alone else Path(inside).parts)))
+        name = study.name if study.kind == "dicom" else "_".join((archive.stem, *(() if alone else Path(inside).parts)))
         uid = study.uid if study.kind == "dicom" else name
-        problem = study.problem.replace(str(folder), str(archive))
+        problem = None if study.problem is None else _elsewhere(study.problem, folder, archive)
         studies.append(
             replace(study, name=name, uid=uid, root=archive, files=(archive,), inside=inside, problem=problem)
         )
@@ -156,14 +148,14 @@ def _listed(path: Path) -> list[StudyFiles]:
     listed = dicomdir.listed_files(path)
     studies, unreadable = _dicom_studies(listed.files)
     if not studies:
-        raise StudyError(_nothing(path, listed.files, unreadable))
+        raise _nothing(path, listed.files, unreadable)
     found = []
     for study in studies:
         gone = listed.missing.pop(study.uid, 0)
         note = f"{gone} of {gone + len(study.files)} files that the DICOMDIR lists for the study are missing"
         found.append(replace(study, warnings=(*study.warnings, *((note,) if gone else ()))))
     for uid, gone in listed.missing.items():
-        problem = f"{path} lists {gone} files of a study, and none of them is there: copy the whole disk"
+        problem = _unusable(path, f"lists {gone} files of a study, and none of them is there: copy the whole disk")
         found.append(StudyFiles(_hashed(uid), "dicom", path.parent, (), "", problem=problem))
     return _unique(sorted(found, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
@@ -190,8 +182,8 @@ def read_study(files: StudyFiles, selection: Selection = AUTOMATIC) -> Study:
     """
     from edgeseg.readers import dicom
 
-    if files.problem:
-        raise StudyError(files.problem)
+    if files.problem is not None:
+        raise files.problem
     if files.inside is not None:
         return _read_archived(files, selection)
     if files.kind == "dicom":
@@ -204,7 +196,7 @@ def read_study(files: StudyFiles, selection: Selection = AUTOMATIC) -> Study:
 def _read_archived(files: StudyFiles, selection: Selection) -> Study:
     """Unpack an archive again, read one of its studies, and clean up."""
     with archives.unpacked(files.root) as folder:
-        found, _ = _group(list(_walk(folder)))
+        found, _ = _group(list(walk(folder)), folder)
         for study in found:
             if study.kind == files.kind and study.root == folder / str(files.inside):
                 if study.kind == "dicom" and study.uid != files.uid:
@@ -212,63 +204,19 @@ def _read_archived(files: StudyFiles, selection: Selection) -> Study:
                 try:
                     return read_study(replace(study, name=files.name, uid=files.uid), selection)
                 except StudyError as error:
-                    raise StudyError(str(error).replace(str(folder), str(files.root))) from error
-    raise StudyError(f"{files.root} has changed since its studies were looked for: run edgeseg again")
+                    raise _elsewhere(error, folder, files.root) from error
+    raise _unusable(files.root, "has changed since its studies were looked for: run edgeseg again")
+
+
+def _elsewhere(error: StudyError, folder: Path, archive: Path) -> StudyError:
+    """Say of an archive what was said of the temporary folder that it was unpacked to."""
+    said = (sentence.replace(str(folder), str(archive)) for sentence in (str(error), error.identified))
+    return StudyError(*said)
 
 
 def nifti_name(path: Path) -> str:
     """Name of a study that is a single NIfTI file."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, without hidden ones and without edgeseg's own results."""
-    own = _RESULT_NAMES if _is_result(root) else frozenset()
-    for folder, names, files in os.walk(root):
-        inside = Path(folder)
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and name not in {"edgeseg-output", *own} and not _is_result(inside / name)
-        )
-        yield from (
-            inside / file
-            for file in sorted(files)
-            if not file.startswith(".") and file not in own and not _is_special(inside / file)
-        )
-
-
-def _is_special(path: Path) -> bool:
-    """Whether a name is a pipe, a socket or a device: opening it could wait for ever."""
-    return path.exists() and not path.is_file()
-
-
-def _is_result(folder: Path) -> bool:
-    """Whether a folder is what edgeseg wrote for a study."""
-    try:
-        return '"edgeseg_version"' in (folder / "report.json").read_text(encoding="utf-8")[:200]
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _holds_results(root: Path) -> bool:
-    """Whether a folder is, or holds at any depth, what edgeseg wrote."""
-    folders = (Path(folder) for folder, _, _ in os.walk(root))
-    return any(folder.name == "edgeseg-output" or _is_result(folder) for folder in folders)
-
-
-def _kind(path: Path) -> Literal["dicom", "tiff", "nifti", "zip"] | None:
-    """Kind of file by its name; everything that is not something else may be DICOM."""
-    name = path.name.lower()
-    if name.endswith(tiff.SUFFIXES):
-        return "tiff"
-    if name.endswith(nifti.SUFFIXES):
-        return "nifti"
-    if name.endswith(archives.SUFFIX):
-        return "zip"
-    if path.suffix.lower() in _NO_IMAGES or name == dicomdir.NAME:
-        return None
-    return "dicom"
 
 
 def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[Path]]:
@@ -295,15 +243,19 @@ def _hashed(uid: str) -> str:
     return hashlib.sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _damaged(unreadable: Sequence[Path], roots: Sequence[Path]) -> list[StudyFiles]:
-    """Folders away from every study whose files should be DICOM and are not: reading them says what is wrong."""
+def _damaged(unreadable: Sequence[Path], roots: Sequence[Path], given: Path) -> list[StudyFiles]:
+    """Folders away from every study whose files should be DICOM and are not: reading them says what is wrong.
+
+    No file says which study it belongs to, and the folder's name may be the patient's: digits of its path stand in.
+    """
     folders: dict[Path, list[Path]] = {}
     for path in unreadable:
         if path.name.lower().endswith(_DICOM_ENDINGS) and not any(root in path.parents for root in roots):
             folders.setdefault(path.parent, []).append(path)
+    digits = {folder: _path_digits(folder, given) for folder in folders}
     return [
-        StudyFiles(folder.name, "dicom", folder, tuple(files), "", problem=_nothing(folder, files, files))
-        for folder, files in folders.items()
+        StudyFiles(f"unreadable-{digits[k]}", "dicom", k, tuple(files), "", problem=_nothing(k, files, files))
+        for k, files in folders.items()
     ]
 
 
@@ -312,22 +264,26 @@ def _skipped(count: int) -> str:
     return f"{count} {verb} not DICOM, or truncated, or too large, and left aside"
 
 
-def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> str:
+def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> StudyError:
     """What is there instead of images."""
-    if not unreadable and _holds_results(path):
-        return f"{path} {_RESULTS}: {_WANTED}"
+    if not unreadable and holds_results(path):
+        return _unusable(path, f"{_RESULTS}: {_WANTED}")
     if not unreadable and path.suffix.lower() == archives.SUFFIX:
-        return f"{path} was unpacked and holds no MR images: {_WANTED}"
+        return _unusable(path, f"was unpacked and holds no MR images: {_WANTED}")
     if not unreadable:
         endings = sorted({file.suffix or "no ending" for file in files})
         found = f"{len(files)} files were found" if len(files) > 1 else "one file was found"
-        return f"{path} holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}"
+        return _unusable(path, f"holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}")
     example = unreadable[0]
     more = f", and {len(unreadable) - 1} more like it" if len(unreadable) > 1 else ""
-    return (
-        f"{path} holds no MR images that can be read ({example.name} {_diagnosis(example)}{more}): "
-        f"copy the files again, or {_WANTED}"
-    )
+    said, remedy = "holds no MR images that can be read", f"copy the files again, or {_WANTED}"
+    wrong = f"{_diagnosis(example)}{more}"
+    return _unusable(path, f"{said} (one file {wrong}): {remedy}", f"{said} ({example.name} {wrong}): {remedy}")
+
+
+def _unusable(path: Path, said: str, identified: str = "") -> StudyError:
+    """Say what is wrong with a folder, or a file; only the second of the two sentences names it."""
+    return StudyError(f"the {'file' if path.is_file() else 'folder'} {said}", f"{path} {identified or said}")
 
 
 def _diagnosis(path: Path) -> str:
@@ -364,7 +320,7 @@ def _unique(studies: list[StudyFiles], path: Path) -> list[StudyFiles]:
 
 def _path_name(study: StudyFiles, path: Path) -> str:
     """The path of a study's folder below the one given, as a name; a DICOM study's own, which quotes no path."""
-    if study.kind == "dicom" and study.uid:
+    if study.kind == "dicom":
         return study.name
     place = study.root if study.inside is None else study.root.parent
     parts = [part for part in Path(os.path.relpath(place, path)).parts if part not in (".", "..")]
@@ -376,7 +332,12 @@ def _digits_name(study: StudyFiles, path: Path) -> str:
 
 
 def _digits(study: StudyFiles, path: Path) -> str:
-    place = Path(os.path.relpath(study.root, path)).as_posix() + study.kind + study.uid
+    return _path_digits(study.root, path, study.kind + study.uid)
+
+
+def _path_digits(folder: Path, given: Path, more: str = "") -> str:
+    """Digits that hang on a folder's path below the one given, and on what else tells a study from others."""
+    place = Path(os.path.relpath(folder, given)).as_posix() + more
     return hashlib.sha256(os.fsencode(place)).hexdigest()[:6]
 
 

@@ -41,6 +41,13 @@ LARGEST_VALUE = 1 << 20
 MOST_READS = 2_000_000
 """Reads of a file's header: an Enhanced image of 1000 frames needs a tenth of them."""
 
+_MODALITIES = frozenset(
+    (
+        *("CR", "CT", "DX", "ECG", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RF", "RTDOSE", "RTPLAN"),
+        *("RTSTRUCT", "SC", "SEG", "SR", "US", "XA"),
+    )
+)
+"""Those that a message may quote: what else stands there is nobody's code and may be anything."""
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _BARE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
@@ -144,6 +151,7 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], 
             continue
         drop_malformed(header)
         modality = str(header.get("Modality", "unknown"))
+        modality = modality if modality in _MODALITIES else "of another modality"
         modalities[modality] += 1
         if modality == "MR" and header.get("Rows") and header.get("SOPClassUID") != _SPECTROSCOPY:
             uid = str(header.get("SOPInstanceUID") or f"file {len(headers) + 1}")

@@ -171,7 +171,8 @@ def _stored(path: Path, dataset: Dataset) -> Any:
             return _extended(path, dataset)
         if plugin in available:
             return pixel_array(dataset, decoding_plugin=plugin)
-    problem = f"is compressed as {syntax.name}, which edgeseg cannot decode here"
+    name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
+    problem = f"is compressed as {name}, which edgeseg cannot decode here"
     raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
 
 

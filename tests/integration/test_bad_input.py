@@ -206,12 +206,12 @@ def _mosaics(folder: Path, _tiff: Path, dicom: Path) -> None:
 
 GIVE = "give a folder with DICOM files"
 CASES: list[tuple[Make, str, str]] = [
-    (_empty, "study is empty", GIVE),
-    (_gone, "study does not exist", GIVE),
+    (_empty, "the folder is empty", GIVE),
+    (_gone, "the folder does not exist", GIVE),
     (_truncated_dicom, "header that can be read and pixels that cannot", "copy or export the file again"),
     (_truncated_header, "truncated in its header .* and 14 more like it", "copy the files again"),
-    (_random_bytes, "scan.dcm is not DICOM", "copy the files again"),
-    (_text_as_dicom, "scan.dcm is a text file, not DICOM", GIVE),
+    (_random_bytes, "one file is not DICOM", "copy the files again"),
+    (_text_as_dicom, "one file is a text file, not DICOM", GIVE),
     (_other_files, r"2 files were found \(.jpg, .pdf\)", GIVE),
     (_ct, r"only CT images found \(1 file\)", "give the MR study"),
     (_mr_small, "no FLAIR among 1 series", "add the FLAIR series"),
@@ -366,9 +366,13 @@ def test_one_bad_study_among_many(
         shutil.copy(path, tmp_path / "in" / "c-head")
     assert _run(monkeypatch, tmp_path / "in", "-o", tmp_path / "out", "--format", "masks", "--format", "report") == 3
     printed = capsys.readouterr()
-    assert "a-letter" in printed.err
+    assert re.search(
+        r"unreadable-\w{6}: the folder holds no MR images that can be read .one file is a text", printed.err
+    )
     assert re.search(r"error: \w{12}: only CT images found", printed.err)
-    assert re.search(r"2 of 3 studies are not done: a-letter, \w{12}", printed.err)
+    assert re.search(
+        r"2 of 3 studies are not done: unreadable-\w{6}, \w{12} .--identified says in which folders.", printed.err
+    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-head"]
     assert "c-head" in printed.out
 
@@ -381,5 +385,5 @@ def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
     )
     assert run.returncode == 2
     assert run.stdout == ""
-    _check_message(run.stderr, "study is empty", GIVE)
+    _check_message(run.stderr, "the folder is empty", GIVE)
     assert [path.name for path in tmp_path.iterdir()] == ["study"]

@@ -6,11 +6,12 @@ import json
 import re
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from edgeseg import console as console_module
-from edgeseg.console import Console, epoch_line
+from edgeseg.console import Console, JsonList, epoch_line
 
 ODD = "a[/b] [bold]:warning: [1]"
 
@@ -170,3 +171,19 @@ def test_the_speed_is_that_of_the_steps_alone(capsys: pytest.CaptureFixture[str]
         clock.append(clock[-1] + 2.0)
         update(_step(4))
     assert "8.0 slices/s" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("items", [[], [{"a": 1}], [{"a": [1, {"b": "\u00fc\n"}]}, {"c": None}]])
+def test_a_list_is_written_item_by_item_as_a_whole_result_is(
+    items: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = JsonList("studies")
+    written = [capsys.readouterr().out]
+    for item in items:
+        listed.add(item)
+        written.append(capsys.readouterr().out)
+    listed.close(failed=[{"study": "x"}])
+    assert [bool(part) for part in written] == [False] + [True] * len(items)
+    Console(as_json=True).result({"studies": items, "failed": [{"study": "x"}]})
+    after, whole = capsys.readouterr().out.split("\n}\n{", 1)
+    assert "".join(written) + after == "{" + whole.removesuffix("\n}\n")
