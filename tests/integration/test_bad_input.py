@@ -231,7 +231,7 @@ CASES: list[tuple[Make, str, str]] = [
     (_broken_nifti, "cannot be read as NIfTI", "copy or convert it again"),
     (_unnamed_nifti, "no FLAIR among 1 series", "file's name"),
     (_climbing_zip, "holds a link, or a name that climbs out of the archive", "ask its sender"),
-    (_truncated_zip, "study.zip cannot be unpacked", "copy it again"),
+    (_truncated_zip, "the archive cannot be unpacked", "copy it again"),
     (
         _large_dicom,
         "a slice missing .* 1 file is not DICOM, or truncated, or too large",
