@@ -46,14 +46,10 @@ _DCMCJPEG = {"57": "+el", "70": "+e1", "50": "+eb", "51": "+ee"}
 
 def missing_encoder(form: str) -> str | None:
     """What has to be installed before files of this form can be written; None where nothing is missing."""
-    import importlib.util
-
     for tool, used in (("dcmcjpeg", ALL[form].rpartition(".")[2] in _DCMCJPEG), ("dcmconv", form == "big endian")):
         if used and shutil.which(tool) is None:
             return f"{tool} (Debian package dcmtk)"
-    if form.startswith("HTJ2K") and importlib.util.find_spec("imagecodecs") is None:
-        return "imagecodecs"
-    return None
+    return "imagecodecs with OpenJPH" if form.startswith("HTJ2K") and not _writes_htj2k() else None
 
 
 def convert(source: Path, target: Path, form: str) -> None:
@@ -176,6 +172,16 @@ def item(**elements: Any) -> Dataset:
     for keyword, value in elements.items():
         setattr(made, keyword, value)
     return made
+
+
+def _writes_htj2k() -> bool:
+    """Whether imagecodecs is there and has HTJ2K, which its releases for Python 3.10 lack."""
+    try:
+        import imagecodecs
+
+        return bool(imagecodecs.HTJ2K.available)
+    except (ImportError, AttributeError):
+        return False
 
 
 def _save_native(dataset: Dataset, target: Path, syntax: str) -> None:
