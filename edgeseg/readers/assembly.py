@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from edgeseg.errors import StudyError
 from edgeseg.readers import alignment, geometry
 from edgeseg.readers.choice import AUTOMATIC, Choice, Selection, choose
@@ -13,6 +15,10 @@ from edgeseg.readers.glance import Reference, reference
 from edgeseg.readers.sequences import SeriesFacts
 from edgeseg.types import ChannelName, ChannelOrigin, Study, Volume
 
+VOXEL_MM = (0.01, 50.0)
+"""Smallest and largest side of a voxel."""
+LONGEST_SIDE = 100
+"""How many times longer than the shortest side of a field of view the longest may be."""
 TILTED_DEG = 30.0
 """Tilt of the planes that the network sees against axial ones, in degrees, from which a person is told."""
 
@@ -71,7 +77,7 @@ def assemble(
     chosen = choice.series["flair"]
     if chosen is None:  # pragma: no cover - choose() raises instead
         raise StudyError("no FLAIR among the series")
-    flair = load(chosen)
+    flair = _load(chosen, series, load)
     origins = {
         "flair": ChannelOrigin("own", series[chosen].label, choice.reasons["flair"], None, choice.scores["flair"])
     }
@@ -92,6 +98,25 @@ def assemble(
         considered=choice.considered,
         rules=choice.rules,
     )
+
+
+def _load(position: int, series: Sequence[SeriesFacts], load: Callable[[int], Volume]) -> Volume:
+    """Read a series, and refuse one whose voxels or field of view no scanner makes: its header is damaged."""
+    volume = load(position)
+    if volume.geometry is None:
+        return volume
+    spacing = volume.geometry.spacing_mm
+    extent = spacing * volume.voxels.shape
+    sizes = bool(np.isfinite(spacing).all() and (spacing >= VOXEL_MM[0]).all() and (spacing <= VOXEL_MM[1]).all())
+    places = bool(np.isfinite(volume.geometry.origin_mm).all() and np.isfinite(volume.geometry.direction).all())
+    if not sizes or not places or extent.max() > LONGEST_SIDE * extent.min():
+        said = " x ".join(f"{mm:.3g}" for mm in spacing)
+        counts = " x ".join(str(n) for n in volume.voxels.shape)
+        raise StudyError(
+            f"{series[position].label} says that it has {counts} voxels of {said} mm (slice, row, column), which is "
+            "no head: its header is damaged, so export the series again"
+        )
+    return volume
 
 
 def _tilted(flair: Volume) -> list[str]:
@@ -119,7 +144,7 @@ def _t1(
         return None, ChannelOrigin("flair", "", reason)
     label = series[chosen].label
     try:
-        moving = load(chosen)
+        moving = _load(chosen, series, load)
     except StudyError as error:
         notes.append(f"the T1 in {label} was left out: {error}")
         return None, ChannelOrigin("flair", label, f"{reason}; it was left out because it cannot be read", None, score)

@@ -18,6 +18,7 @@ from edgeseg.readers import geometry, sidecar
 from edgeseg.readers.assembly import assemble
 from edgeseg.readers.choice import AUTOMATIC, Selection
 from edgeseg.readers.imagetype import is_derived, is_reformatted
+from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.readers.sequences import FEWEST_SLICES, SeriesFacts, recognise
 from edgeseg.types import Study, Volume
 
@@ -94,10 +95,15 @@ def read_volume(path: Path) -> Volume:
     """
     import SimpleITK as sitk
 
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        _check_whole(path)
-        image = sitk.ReadImage(str(path))
-    except (RuntimeError, OSError, EOFError, zlib.error, struct.error) as error:
+        reader.ReadImageInformation()
+        voxels_said = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        _check_size(path, voxels_said)
+        _check_whole(path, voxels_said)
+        image = reader.Execute()
+    except (RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error, struct.error) as error:
         raise StudyError(
             f"{path} cannot be read as NIfTI (truncated, or not NIfTI): copy or convert it again"
         ) from error
@@ -174,22 +180,31 @@ def _check_one_patient(
         )
 
 
-def _check_whole(path: Path) -> None:
-    """Raise EOFError where a NIfTI-1 file holds fewer bytes than its header says: SimpleITK reads such files on."""
+def _check_whole(path: Path, voxels: int) -> None:
+    """Raise EOFError where a file holds fewer bytes than its header says: SimpleITK reads such files on."""
     with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
         header = file.read(348)
-        order = "<" if header[:4] == b"\x5c\x01\0\0" else ">"
-        if order == ">" and header[:4] != b"\0\0\x01\x5c":
-            return  # NIfTI-2, or no NIfTI at all, which SimpleITK will say
-        axes, *sizes = struct.unpack_from(f"{order}8h", header, 40)
-        (bits,) = struct.unpack_from(f"{order}h", header, 72)
-        (start,) = struct.unpack_from(f"{order}f", header, 108)
-        expected = int(start) + math.prod(sizes[:axes]) * bits // 8
+        expected = voxels  # a byte each at least: all that is known of a file that is no NIfTI-1
+        orders = {b"\x5c\x01\0\0": "<", b"\0\0\x01\x5c": ">"}
+        if header[:4] in orders:
+            order = orders[header[:4]]
+            axes, *sizes = struct.unpack_from(f"{order}8h", header, 40)
+            (bits,) = struct.unpack_from(f"{order}h", header, 72)
+            (start,) = struct.unpack_from(f"{order}f", header, 108)
+            expected = max(expected, int(start) + math.prod(sizes[:axes]) * bits // 8)
         found = len(header)
-        while chunk := file.read(1 << 20):
+        while found < expected and (chunk := file.read(1 << 20)):
             found += len(chunk)
     if found < expected:
         raise EOFError(f"{found} bytes instead of {expected}")
+
+
+def _check_size(path: Path, voxels: int) -> None:
+    if voxels > MOST_VOXELS:
+        raise StudyError(
+            f"{path} says that it holds {voxels / 1e6:.0f} million voxels, and edgeseg takes {MOST_VOXELS / 1e6:.0f} "
+            "million at most: give the volume as it was acquired"
+        )
 
 
 def _stem(path: Path) -> str:

@@ -165,7 +165,7 @@ def test_copies_and_text_files_are_left_aside_with_a_warning(tmp_path: Path) -> 
     study = _read(tmp_path)
     assert study.flair.voxels.shape == SHAPE
     assert any("1 file is not DICOM" in warning for warning in study.warnings)
-    assert any("1 files are copies" in warning for warning in study.warnings)
+    assert any("1 file is a copy" in warning for warning in study.warnings)
 
 
 def test_files_without_preamble_are_read(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def _pixels(dicom: Any, name: str) -> Any:
     from edgeseg.readers.series import find_series
 
     (series,), _ = find_series([_pydicoms(name)])
-    return dicom.read_volume(series.frames).voxels
+    return dicom.read_volume(series.frames)[0].voxels
 
 
 def _pydicoms(name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgeseg.readers import vendors
-from edgeseg.readers.series import TAGS, read_header
+from edgeseg.readers.headers import TAGS, read_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
