@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError
 
-SHARES = {"zip": 0.04, "dicomdir": 0.04, "nifti": 0.15, "dicom": 0.25, "manifest": 0.15, "yaml": 0.15, "tiff": 0.22}
+SHARES = {"dicom": 0.25, "dicomdir": 0.04, "zip": 0.04, "nifti": 0.15, "tiff": 0.22, "manifest": 0.15, "yaml": 0.15}
 MEMORY_BYTES = 2 << 30
 A_PROCESS = 1000
 """Inputs that a process takes."""

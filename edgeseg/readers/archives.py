@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from edgeseg.errors import StudyError
-from edgeseg.readers.naming import unusable
 
 SUFFIX = ".zip"
 MOST_FILES = 100_000
@@ -67,7 +66,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     except OSError as error:
         raise _no_room(archive, error) from error
     except Exception as error:  # of a damaged archive zipfile raises whatever it likes
-        raise unusable(
+        raise _unusable(
             archive,
             "cannot be unpacked (damaged, or packed in a way that Python's zipfile does not know): copy it "
             "again, or unpack it yourself and give the folder",
@@ -75,7 +74,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _no_room(archive: Path, error: OSError) -> StudyError:
-    return unusable(
+    return _unusable(
         archive,
         f"cannot be unpacked to {tempfile.gettempdir()} ({error.strerror or error}): make room there, or "
         "name another folder in the environment variable TMPDIR",
@@ -85,7 +84,7 @@ def _no_room(archive: Path, error: OSError) -> StudyError:
 def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     """Refuse an archive by its table of contents, before anything of it is written."""
     if len(members) > MOST_FILES:
-        raise unusable(archive, f"holds {len(members)} files, and edgeseg takes {MOST_FILES} at most: split it")
+        raise _unusable(archive, f"holds {len(members)} files, and edgeseg takes {MOST_FILES} at most: split it")
     size, packed = (
         (sum(sizes) for sizes in zip(*((m.file_size, m.compress_size) for m in members), strict=True))
         if (members)
@@ -93,18 +92,18 @@ def _check(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     )
     if size > MOST_BYTES:
         most = f"{MOST_BYTES >> 30} GB at most"
-        raise unusable(archive, f"holds {size / (1 << 30):.1f} GB unpacked, and edgeseg takes {most}: split it")
+        raise _unusable(archive, f"holds {size / (1 << 30):.1f} GB unpacked, and edgeseg takes {most}: split it")
     if size > RATIO_FROM and size > MOST_RATIO * packed:
-        raise unusable(
+        raise _unusable(
             archive,
             f"would become {size // max(1, packed)} times larger, which no images do: unpack it yourself and "
             "give the folder, if you trust it",
         )
     for member in members:
         if member.flag_bits & _ENCRYPTED:
-            raise unusable(archive, "is encrypted: unpack it yourself and give the folder")
+            raise _unusable(archive, "is encrypted: unpack it yourself and give the folder")
         if _leaves(member):
-            raise unusable(
+            raise _unusable(
                 archive, "holds a link, or a name that climbs out of the archive: do not trust it, and ask its sender"
             )
 
@@ -126,3 +125,8 @@ def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> No
         while left > 0 and (chunk := source.read(min(_CHUNK, left))):
             target.write(chunk)
             left -= len(chunk)
+
+
+def _unusable(archive: Path, said: str) -> StudyError:
+    """Say what is wrong with an archive; only the second of the two sentences names it."""
+    return StudyError(f"the archive {said}", f"{archive} {said}")

@@ -90,9 +90,9 @@ def read_study(
         )
     except StudyError as error:
         names = ", ".join(path.name for path in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        said = (*notes, *more, *_mosaics(found))
-        identified = "; ".join((error.identified, *said)) + (f" ({names})" if names else "")
-        raise StudyError("; ".join((str(error), *said)), identified) from error
+        beside = (*notes, *more, *_mosaics(found))
+        identified = "; ".join((error.identified, *beside)) + (f" ({names})" if names else "")
+        raise StudyError("; ".join((str(error), *beside)), identified) from error
     flair, *_ = stacks.values()  # the first one that is loaded
     said = (*study.warnings, *(note for stack in stacks.values() for note in stack.notes))
     return replace(study, headers=_full_headers(flair.frames), warnings=said)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeseg.errors import StudyError
 from edgeseg.readers.headers import Patient
 from edgeseg.readers.limits import LARGEST_FILE
-from edgeseg.readers.naming import unusable
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -52,12 +52,12 @@ def listed_files(path: Path) -> Listed:
         if found is None:
             missing[uid] += 1
         elif not found.resolve().is_relative_to(root):
-            raise unusable(path, "lists a file outside its own folder: do not trust it, and ask its sender")
+            raise _unusable(path, "lists a file outside its own folder: do not trust it, and ask its sender")
         else:
             files.append(found)
     if not files:
         lists = f"lists {missing.total()} files, none of which is" if missing else "lists no files that are"
-        raise unusable(path, f"{lists} there: copy the whole disk, or give the folder that holds the images")
+        raise _unusable(path, f"{lists} there: copy the whole disk, or give the folder that holds the images")
     return Listed(tuple(sorted(set(files))), missing)
 
 
@@ -74,7 +74,7 @@ def _records(path: Path) -> list[tuple[str, list[str]]]:
                 records: Any = pydicom.dcmread(file).DirectoryRecordSequence
             return [(str(record.get("StudyInstanceUID") or ""), _parts(record)) for record in records]
     except Exception as error:  # a damaged file raises whatever it likes
-        raise unusable(
+        raise _unusable(
             path, "cannot be read as a DICOMDIR: copy it again, or give the folder that holds the images"
         ) from error
 
@@ -93,3 +93,8 @@ def _on_disk(root: Path, parts: list[str]) -> Path | None:
         except (OSError, ValueError):  # no name that a file can have
             continue
     return None
+
+
+def _unusable(path: Path, said: str) -> StudyError:
+    """Say what is wrong with a DICOMDIR; only the second of the two sentences names it."""
+    return StudyError(f"the DICOMDIR {said}", f"{path} {said}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,23 +16,15 @@ from typing import Literal
 from edgeseg.errors import StudyError
 from edgeseg.readers import archives, dicomdir, nifti, tiff
 from edgeseg.readers.choice import AUTOMATIC, Selection, without_named
+from edgeseg.readers.folders import holds_results, kind_of, walk
 from edgeseg.readers.headers import read_header
-from edgeseg.readers.naming import diagnosis, unusable
+from edgeseg.readers.limits import LARGEST_FILE
 from edgeseg.types import Study
 
 _WANTED = (
     "give a folder with DICOM files, with TIFF slices (<patient>_<n>.tif), with NIfTI files, or a zip archive of one"
 )
 _RESULTS = "holds results of edgeseg, not a study"
-_RESULT_NAMES = frozenset(("masks", "overlay", "mask.nii.gz", "segmentation.dcm", "report.dcm"))
-"""What else lies beside a report: left aside where someone had results written into the study's own folder."""
-_NO_IMAGES = frozenset(
-    (
-        *(".txt", ".md", ".json", ".xml", ".html", ".csv", ".tsv", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".bmp"),
-        *(".log", ".yaml", ".yml", ".gz", ".py", ".sh", ".bval", ".bvec"),
-        ".tags",  # mercure's, beside each DICOM file
-    )
-)
 _LONGEST_NAME = 200
 """Bytes of a study's name; folders can have 255."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -94,14 +86,14 @@ def find_studies(path: Path) -> list[StudyFiles]:
         The path is missing, or holds nothing that can be read: the message names what was found.
     """
     if not path.exists():
-        raise unusable(path, f"does not exist: {_WANTED}")
+        raise _unusable(path, f"does not exist: {_WANTED}")
     if path.is_file() and path.name.lower() == dicomdir.NAME:
         return _listed(path)
-    files = [path] if path.is_file() else list(_walk(path))
+    files = [path] if path.is_file() else list(walk(path))
     if not files:
-        raise unusable(path, f"{_RESULTS if _holds_results(path) else 'is empty'}: {_WANTED}")
+        raise _unusable(path, f"{_RESULTS if holds_results(path) else 'is empty'}: {_WANTED}")
     studies, unreadable = _group(files, path)
-    for archive in (file for file in files if _kind(file) == "zip"):
+    for archive in (file for file in files if kind_of(file) == "zip"):
         known = {study.uid for study in studies if study.kind == "dicom"}
         studies += [study for study in _archived(archive, path) if study.kind != "dicom" or study.uid not in known]
     if not studies:
@@ -116,7 +108,7 @@ def _group(files: Sequence[Path], given: Path) -> tuple[list[StudyFiles], list[P
     folders: dict[tuple[Literal["tiff", "nifti"], Path], list[Path]] = {}
     candidates = []
     for file in files:
-        kind = _kind(file)
+        kind = kind_of(file)
         if kind == "dicom":
             candidates.append(file)
         elif kind == "tiff" or kind == "nifti":
@@ -134,18 +126,17 @@ def _archived(archive: Path, given: Path) -> list[StudyFiles]:
     """The studies in an archive; one that says why where it cannot be unpacked."""
     try:
         with archives.unpacked(archive) as folder:
-            found, _ = _group(list(_walk(folder)), folder)
+            found, _ = _group(list(walk(folder)), folder)
     except StudyError as error:
         name = f"unreadable-{_path_digits(archive, given)}"
-        return [StudyFiles(name, "dicom", archive, (archive,), "", problem=error.with_traceback(None))]
+        return [StudyFiles(name, "dicom", archive, (archive,), "", problem=error)]
     studies = []
     for study in found:
         inside = study.root.relative_to(folder).as_posix()
         alone = sum(one.kind == study.kind for one in found) == 1
-        name = "_".join((archive.stem, *(() if alone else Path(inside).parts)))
-        name = study.name if study.kind == "dicom" else name
+        name = study.name if study.kind == "dicom" else "_".join((archive.stem, *(() if alone else Path(inside).parts)))
         uid = study.uid if study.kind == "dicom" else name
-        problem = None if study.problem is None else _as_archived(study.problem, folder, archive)
+        problem = None if study.problem is None else _elsewhere(study.problem, folder, archive)
         studies.append(
             replace(study, name=name, uid=uid, root=archive, files=(archive,), inside=inside, problem=problem)
         )
@@ -164,7 +155,7 @@ def _listed(path: Path) -> list[StudyFiles]:
         note = f"{gone} of {gone + len(study.files)} files that the DICOMDIR lists for the study are missing"
         found.append(replace(study, warnings=(*study.warnings, *((note,) if gone else ()))))
     for uid, gone in listed.missing.items():
-        problem = unusable(path, f"lists {gone} files of a study, and none of them is there: copy the whole disk")
+        problem = _unusable(path, f"lists {gone} files of a study, and none of them is there: copy the whole disk")
         found.append(StudyFiles(_hashed(uid), "dicom", path.parent, (), "", problem=problem))
     return _unique(sorted(found, key=lambda s: (str(s.root), s.kind, s.name)), path)
 
@@ -192,7 +183,7 @@ def read_study(files: StudyFiles, selection: Selection = AUTOMATIC) -> Study:
     from edgeseg.readers import dicom
 
     if files.problem is not None:
-        raise StudyError(str(files.problem), files.problem.identified)
+        raise files.problem
     if files.inside is not None:
         return _read_archived(files, selection)
     if files.kind == "dicom":
@@ -205,7 +196,7 @@ def read_study(files: StudyFiles, selection: Selection = AUTOMATIC) -> Study:
 def _read_archived(files: StudyFiles, selection: Selection) -> Study:
     """Unpack an archive again, read one of its studies, and clean up."""
     with archives.unpacked(files.root) as folder:
-        found, _ = _group(list(_walk(folder)), folder)
+        found, _ = _group(list(walk(folder)), folder)
         for study in found:
             if study.kind == files.kind and study.root == folder / str(files.inside):
                 if study.kind == "dicom" and study.uid != files.uid:
@@ -213,68 +204,19 @@ def _read_archived(files: StudyFiles, selection: Selection) -> Study:
                 try:
                     return read_study(replace(study, name=files.name, uid=files.uid), selection)
                 except StudyError as error:
-                    raise _as_archived(error, folder, files.root) from error
-    raise unusable(files.root, "has changed since its studies were looked for: run edgeseg again")
+                    raise _elsewhere(error, folder, files.root) from error
+    raise _unusable(files.root, "has changed since its studies were looked for: run edgeseg again")
 
 
-def _as_archived(error: StudyError, folder: Path, archive: Path) -> StudyError:
-    """The error with the archive in place of the folder that it was unpacked to."""
-    return StudyError(*(said.replace(str(folder), str(archive)) for said in (str(error), error.identified)))
+def _elsewhere(error: StudyError, folder: Path, archive: Path) -> StudyError:
+    """Say of an archive what was said of the temporary folder that it was unpacked to."""
+    said = (sentence.replace(str(folder), str(archive)) for sentence in (str(error), error.identified))
+    return StudyError(*said)
 
 
 def nifti_name(path: Path) -> str:
     """Name of a study that is a single NIfTI file."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, without hidden ones and without edgeseg's own results."""
-    own = _RESULT_NAMES if _is_result(root) else frozenset()
-    for folder, names, files in os.walk(root):
-        inside = Path(folder)
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and name not in {"edgeseg-output", *own} and not _is_result(inside / name)
-        )
-        yield from (
-            inside / file
-            for file in sorted(files)
-            if not file.startswith(".") and file not in own and not _is_special(inside / file)
-        )
-
-
-def _is_special(path: Path) -> bool:
-    """Whether a name is a pipe, a socket or a device: opening it could wait for ever."""
-    return path.exists() and not path.is_file()
-
-
-def _is_result(folder: Path) -> bool:
-    """Whether a folder is what edgeseg wrote for a study."""
-    try:
-        return '"edgeseg_version"' in (folder / "report.json").read_text(encoding="utf-8")[:200]
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _holds_results(root: Path) -> bool:
-    """Whether a folder is, or holds at any depth, what edgeseg wrote."""
-    folders = (Path(folder) for folder, _, _ in os.walk(root))
-    return any(folder.name == "edgeseg-output" or _is_result(folder) for folder in folders)
-
-
-def _kind(path: Path) -> Literal["dicom", "tiff", "nifti", "zip"] | None:
-    """Kind of file by its name; everything that is not something else may be DICOM."""
-    name = path.name.lower()
-    if name.endswith(tiff.SUFFIXES):
-        return "tiff"
-    if name.endswith(nifti.SUFFIXES):
-        return "nifti"
-    if name.endswith(archives.SUFFIX):
-        return "zip"
-    if path.suffix.lower() in _NO_IMAGES or name == dicomdir.NAME:
-        return None
-    return "dicom"
 
 
 def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[Path]]:
@@ -310,10 +252,10 @@ def _damaged(unreadable: Sequence[Path], roots: Sequence[Path], given: Path) -> 
     for path in unreadable:
         if path.name.lower().endswith(_DICOM_ENDINGS) and not any(root in path.parents for root in roots):
             folders.setdefault(path.parent, []).append(path)
-    named = {folder: f"unreadable-{_path_digits(folder, given)}" for folder in folders}
+    digits = {folder: _path_digits(folder, given) for folder in folders}
     return [
-        StudyFiles(named[folder], "dicom", folder, tuple(files), "", problem=_nothing(folder, files, files))
-        for folder, files in folders.items()
+        StudyFiles(f"unreadable-{digits[k]}", "dicom", k, tuple(files), "", problem=_nothing(k, files, files))
+        for k, files in folders.items()
     ]
 
 
@@ -324,19 +266,42 @@ def _skipped(count: int) -> str:
 
 def _nothing(path: Path, files: Sequence[Path], unreadable: Sequence[Path]) -> StudyError:
     """What is there instead of images."""
-    if not unreadable and _holds_results(path):
-        return unusable(path, f"{_RESULTS}: {_WANTED}")
+    if not unreadable and holds_results(path):
+        return _unusable(path, f"{_RESULTS}: {_WANTED}")
     if not unreadable and path.suffix.lower() == archives.SUFFIX:
-        return unusable(path, f"was unpacked and holds no MR images: {_WANTED}")
+        return _unusable(path, f"was unpacked and holds no MR images: {_WANTED}")
     if not unreadable:
         endings = sorted({file.suffix or "no ending" for file in files})
         found = f"{len(files)} files were found" if len(files) > 1 else "one file was found"
-        return unusable(path, f"holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}")
+        return _unusable(path, f"holds no MR images, {found} ({', '.join(endings[:5])}): {_WANTED}")
     example = unreadable[0]
     more = f", and {len(unreadable) - 1} more like it" if len(unreadable) > 1 else ""
     said, remedy = "holds no MR images that can be read", f"copy the files again, or {_WANTED}"
-    wrong = f"{diagnosis(example)}{more}"
-    return unusable(path, f"{said} (one file {wrong}): {remedy}", f"{said} ({example.name} {wrong}): {remedy}")
+    wrong = f"{_diagnosis(example)}{more}"
+    return _unusable(path, f"{said} (one file {wrong}): {remedy}", f"{said} ({example.name} {wrong}): {remedy}")
+
+
+def _unusable(path: Path, said: str, identified: str = "") -> StudyError:
+    """Say what is wrong with a folder, or a file; only the second of the two sentences names it."""
+    return StudyError(f"the {'file' if path.is_file() else 'folder'} {said}", f"{path} {identified or said}")
+
+
+def _diagnosis(path: Path) -> str:
+    """Why a file is not DICOM."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+        size = path.stat().st_size
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if size > LARGEST_FILE:
+        return f"has {size / (1 << 30):.1f} GB, and edgeseg takes files of {LARGEST_FILE >> 30} GB at most"
+    if not start:
+        return "is empty"
+    if start[128:132] == b"DICM":
+        return "is DICOM, but truncated in its header or without a StudyInstanceUID"
+    text = all(byte in b"\t\n\r\f\b" or byte >= 32 for byte in start)
+    return "is a text file, not DICOM" if text else "is not DICOM"
 
 
 def _unique(studies: list[StudyFiles], path: Path) -> list[StudyFiles]:
