@@ -15,6 +15,7 @@ from edgeseg.engine_commands import RequireSignature, SiteRules
 from edgeseg.errors import InputError, PartialFailure
 
 if TYPE_CHECKING:
+    from edgeseg import segment
     from edgeseg.scanner.destination import Sender
     from edgeseg.scanner.jobs import Delivery, Job
     from edgeseg.scanner.receive import Listener
@@ -68,7 +69,7 @@ def watch(
     metrics_host: MetricsHost = "127.0.0.1",
 ) -> None:
     """Segment each study that is copied into a folder; speaks mercure's contract too."""
-    from edgeseg import bundle, readers, segment
+    from edgeseg import bundle, segment
     from edgeseg.scanner import mercure, service
     from edgeseg.scanner.monitor import Monitor
     from edgeseg.scanner.watch import check_folder
@@ -77,8 +78,7 @@ def watch(
     segment.check_output(folder, [], [], output)
     if state.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"the state folder {state} lies inside the watched {folder}: give another with --state")
-    selection = readers.Selection(rules=readers.load_rules(rules)) if rules else readers.AUTOMATIC
-    options = segment.Options(tuple(formats) if formats else None, selection)
+    options = _options(formats, rules)
     settings = mercure.read_settings(folder)
     if settings:
         engine, backend = settings.engine or engine, settings.backend or backend
@@ -94,6 +94,14 @@ def watch(
     place = service.Place(state, output, metrics_port, metrics_host)
     with service.service(place, opening, options) as worker:
         _watch(worker, folder, quiet, once)
+
+
+def _options(formats: list[str] | None, rules: Path | None) -> segment.Options:
+    """What is decided about every study that a service takes."""
+    from edgeseg import readers, segment
+
+    selection = readers.Selection(rules=readers.load_rules(rules)) if rules else readers.AUTOMATIC
+    return segment.Options(tuple(formats) if formats else None, selection)
 
 
 def _watch(worker: Worker, folder: Path, quiet: float, once: bool) -> None:
@@ -157,6 +165,7 @@ def receive(
     ] = None,
     engine: Engine = "",
     formats: Formats = None,
+    rules: SiteRules = None,
     backend: Backend = None,
     device: Device = "auto",
     allow_unverified: AllowUnverified = False,
@@ -177,7 +186,7 @@ def receive(
     for name in send_to or ():
         destination.check(name)
     sender = destination.Sender(ae_title, tls, destination.read_credentials(credentials) if credentials else {})
-    options = segment.Options(formats=tuple(formats) if formats else None)
+    options = _options(formats, rules)
     opening = partial(
         segment.open_engine, engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified, public_key
     )

@@ -141,10 +141,10 @@ def _check_kind(path: Path, dataset: Dataset) -> None:
         raise UnreadableFile(path, "is a colour image, not an MR image as acquired: export the original series")
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if photometric != "MONOCHROME2":
-        problem = f"is stored as {photometric[:16]}" + (
-            ", and whether its values or only their display are inverted is not said"
+        problem = (
+            "is stored as MONOCHROME1, and whether its values or only their display are inverted is not said"
             if photometric == "MONOCHROME1"
-            else ", not as grey values"
+            else "is stored in colours, not as grey values"
         )
         raise UnreadableFile(path, f"{problem}: export it as MONOCHROME2")
     voxels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)

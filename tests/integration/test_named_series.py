@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from conftest import Edgeseg
 
@@ -68,6 +70,29 @@ def test_a_sites_rules_are_used_and_named(edgeseg: Edgeseg, example_dicom: Path,
     assert report["selection"]["rules"].startswith("site ")
     assert report["channels"]["pre"]["filled_with"] == "flair"
     assert "other" in {one["kind"] for one in report["selection"]["considered"]}
+
+
+@pytest.mark.parametrize("command", ["watch", "receive"])
+def test_services_refuse_wrong_rules_at_their_start(command: str, edgeseg: Edgeseg, tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('{"format": 1, "enough": 0}', encoding="utf-8")
+    (tmp_path / "in").mkdir()
+    run = edgeseg(command, *([tmp_path / "in"] if command == "watch" else ["--port", "0"]), "--rules", path)
+    assert run.code == 2
+    assert "enough is 0, where a whole number" in " ".join(run.err.split())
+
+
+def test_a_watched_folder_takes_a_sites_rules(edgeseg: Edgeseg, example_dicom: Path, tmp_path: Path) -> None:
+    ours = {"kind": "other", "points": 90, "says": "ours", "when": {"text": ["^ax t1$"]}}
+    (tmp_path / "rules.json").write_text(json.dumps({"format": 1, "rules": {"ours": ours}}), encoding="utf-8")
+    shutil.copytree(example_dicom, tmp_path / "in" / "study")
+    given = ("--rules", tmp_path / "rules.json", "--format", "report", "--once", "--quiet", "0")
+    run = edgeseg("watch", tmp_path / "in", "-o", tmp_path / "out", *given)
+    assert run.code == 0, run.err
+    (report,) = (tmp_path / "out").glob("*/report.json")
+    content = json.loads(report.read_text(encoding="utf-8"))
+    assert content["selection"]["rules"].startswith("site ")
+    assert content["channels"]["pre"]["filled_with"] == "flair"
 
 
 def test_rules_that_are_wrong_are_refused_before_anything_is_read(edgeseg: Edgeseg, tmp_path: Path) -> None:

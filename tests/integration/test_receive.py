@@ -535,6 +535,24 @@ def test_what_keeps_the_receiver_from_beginning_is_said(tmp_path: Path) -> None:
         Listening(Listener(0, ae_title="A" * 17), tmp_path / "in", monitor.Monitor())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--allow-network", "10.1/33"), "10.1/33 is no network"),
+        (("--send-to", "PACS"), "PACS is no destination"),
+        (("--send-to", "https://user:geheim@host/studies"), "--credentials"),
+        (("--credentials", "none"), "none cannot be read"),
+        (("--ae-title", "A" * 17, "--port", "0"), "is no AE title"),
+        (("--tls-key", "key.pem", "--port", "0"), "--tls-certificate"),
+    ],
+)
+def test_options_that_cannot_be_used(edgeseg: Callable[..., Any], options: tuple[str, ...], said: str) -> None:
+    found = edgeseg("receive", *options)
+    assert found.code == 2
+    assert said in found.err
+    assert "geheim" not in found.err
+
+
 # --- a full disk
 
 
