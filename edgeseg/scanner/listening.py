@@ -71,6 +71,9 @@ class Listening:
         theirs.close()
         try:
             kind, said = self._connection.recv()
+            while kind == _NOTE:  # a peer was there at once
+                self._tell(*said)
+                kind, said = self._connection.recv()
         except EOFError as error:
             raise EdgesegError(
                 "the receiver's process ended as soon as it had begun: its error stands above"
@@ -123,6 +126,7 @@ def _receive(listener: Listener, folder: Path, connection: Connection) -> None:
             connection.send((_NOTE, (name, facts)))
 
     try:
+        _let_pass()
         receiver = Receiver(listener, Incoming(folder), note)
     except EdgesegError as error:
         connection.send((_FAILED, error))
@@ -135,3 +139,11 @@ def _receive(listener: Listener, folder: Path, connection: Connection) -> None:
     except EOFError:
         pass
     os._exit(0)  # whatever threads of peers still do: nothing that was acknowledged hangs on them
+
+
+def _let_pass() -> None:
+    """Have pydicom take commands as they come: it would warn of a UID with a leading zero, and quote it."""
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE
+    config.settings.writing_validation_mode = config.IGNORE

@@ -513,6 +513,19 @@ def test_the_receiver_begins_again_and_nothing_acknowledged_is_lost(
     assert not any(path.stat().st_size for path in (folder / ".arriving").iterdir())
 
 
+def test_an_odd_uid_is_taken_without_a_word(
+    listening: tuple[Listening, Path], storescu: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a leading zero, as some scanners write them: not to the standard, and no reason to lose an image."""
+    path = _instance(tmp_path / "out", 1, "1.2.13")
+    path.write_bytes(path.read_bytes().replace(b"1.2.13", b"1.2.03").replace(b".8.498.", b".08.49."))
+    storescu(listening[0].port, tmp_path / "out")
+    (kept,) = listening[1].rglob("*.dcm")
+    assert kept.parent.name == study_name("1.2.03")
+    assert _pixels(kept) == _pixels(path)
+    assert not capfd.readouterr().err
+
+
 def test_the_receiver_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from edgeseg.scanner.listening import Listening;"
