@@ -98,7 +98,7 @@ class OnCard(Timed):
     device = "Card (compute capability 8.9)"
 
     def __init__(self, name: str, clock: Clock, each: float, network_ms: float) -> None:
-        super().__init__(name, clock, 0.0, each)
+        super().__init__(name, clock, each, each)
         self._network_ms = network_ms
 
     def limits(self) -> DeviceLimits:
@@ -123,7 +123,7 @@ def test_a_gpus_own_clock_and_its_roofline(manifest: Manifest, clock: Clock) -> 
     assert graphs.on_gpu is not None
     single, best = mine.on_gpu.single, mine.on_gpu.best
     assert (single.batch, single.upload_ms, single.compute_ms, single.download_ms) == (1, 0.5, 1.0, 0.25)
-    assert best.compute_ms == best.batch * 1.0
+    assert (best.batch, best.compute_ms) == (8, 8.0), "as many as it takes at once"
     assert single.roofline_ms == pytest.approx(1000 * 1e11 / 660.6e12, rel=1e-3)
     assert single.memory_share == 0.0
     assert graphs.on_gpu.best.roofline_ms is None, "its layers were not counted"
@@ -134,6 +134,7 @@ def test_a_gpus_own_clock_and_its_roofline(manifest: Manifest, clock: Clock) -> 
     report = benchmark.Report({"cpu": "a processor"}, 1, 3, (mine, graphs, eager), ())
     rows = benchmark.gpu_rows(report, manifest.network)
     assert [row[0] for row in rows] == ["mine", "mine", contenders.GRAPHED, contenders.GRAPHED]
+    assert [row[1] for row in rows] == ["1", "8", "1", "8"]
     assert all(len(row) == len(benchmark.GPU_COLUMNS) for row in rows)
     assert rows[1][5] == "3.00\n-"
     assert json.loads(json.dumps(report.to_json()))["engines"][0]["on_gpu"]["single"]["compute_ms"] == 1.0
