@@ -343,7 +343,7 @@ def rows(report: Report, network: str) -> list[list[str]]:
             if one.counted
             else "-",
             "\n".join(f"{one.ratios[name]:.2f}" if name in one.ratios else "-" for name in REFERENCES),
-            f"{one.cold_start_ms / 1000:.2f}\n{'-' if one.memory_mb is None else f'{one.memory_mb:.0f} MB'}",
+            f"{one.cold_start_ms / 1000:.2f}\n{'-' if one.memory_mb is None else f'{one.memory_mb:.0f}'}",
         ]
         for one in report.engines
         if one.network == network
@@ -374,14 +374,14 @@ def _against_roofline(of: Pass) -> str:
     return f"{of.roofline_ms:.3f}, {100 * of.roofline_ms / of.compute_ms:.0f} %\n{100 * of.memory_share:.0f} % memory"
 
 
-COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "Gop/s\nop/B", "eager\nORT", "cold s\nmemory"]
+COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "Gop/s\nop/B", "eager\nORT", "cold\nMB"]
 """Of `rows`, two lines to each cell."""
 GPU_COLUMNS = ["on the GPU", "batch", "up\ndown", "network\n95 %", "roofline", "graphs\ncompiled"]
 """Of `gpu_rows`."""
 LEGEND = (
     "ms a slice at batch 1 and at the best batch, median and 95th percentile; slices a second and the best batch; "
     "operations of its convolutions a second, and to a byte moved; "
-    f"times the rate of {EAGER} and of {ONNX_RUNTIME}; seconds to open and run one slice, growth of memory"
+    f"times the rate of {EAGER} and of {ONNX_RUNTIME}; seconds to open and run one slice, growth of memory in MB"
 )
 GPU_LEGEND = (
     "by the GPU's clock, ms a batch: copy to the GPU and back, network alone (median, 95th percentile); the least time "
