@@ -30,6 +30,8 @@ figures:
 	python benchmarks/intensity_rule.py $(DATA)
 	python benchmarks/robustness.py $(NETWORK)-fp16 $(DATA) --patients calibration/validation-patients.txt
 	python benchmarks/examples.py
+	python benchmarks/phantoms.py
+	python benchmarks/alignment.py $(DATA)
 	python benchmarks/footprint.py
 	python benchmarks/throughput.py
 

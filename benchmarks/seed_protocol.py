@@ -1,5 +1,7 @@
 """Finished runs of the published protocol beside the published run: validation IoU by epoch, and the seeds' median.
 
+Runs that the result file holds already stay in it, so that runs of hours can be added one by one.
+
 edgeseg train CONFIG.yaml --data LGG_FOLDER -o RUN      (for each seed)
 python benchmarks/seed_protocol.py RUN [RUN ...] [--json FILE]
 """
@@ -22,7 +24,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "seed_protocol.json")
     arguments = parser.parse_args()
-    curves = [_curve(folder) for folder in arguments.runs]
+    earlier = json.loads(arguments.json.read_text(encoding="utf-8"))["runs"] if arguments.json.is_file() else []
+    by_key = {_key(curve): curve for curve in (*earlier, *(_curve(folder) for folder in arguments.runs))}
+    curves = list(by_key.values())
     for curve in curves:
         ious = " ".join(f"{iou:.4f}" for iou in curve["iou"])
         passed = next((k for k, iou in enumerate(curve["iou"], 1) if iou > published.VALIDATION_IOU[-1]), None)
@@ -39,6 +43,10 @@ def main() -> None:
     result = {"published": list(published.VALIDATION_IOU), "runs": curves, "medians": medians}
     arguments.json.parent.mkdir(exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _key(curve: dict[str, Any]) -> tuple[Any, ...]:
+    return (*(curve[name] for name in ("encoder", "started_from", "batch_size", "seed")), len(curve["iou"]))
 
 
 def _curve(folder: Path) -> dict[str, Any]:

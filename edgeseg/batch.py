@@ -45,10 +45,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a study: where it lies, and what it gave, or the error that stopped it."""
+    """What became of a study: what it gave, or the error that stopped it.
+
+    ``root`` is where it lies; None for a DICOM study unless `Options.identified`, since folders have patients' names.
+    """
 
     name: str
-    root: Path
+    root: Path | None
     result: Finished | None
     error: EdgesegError | None
 
@@ -83,7 +86,7 @@ def run(
     results.sweep(output)
     finish = partial(_finish, opened=opened, output=output, options=options, say=say, again=again)
     for files in studies:
-        outcome = _outcome(files, finish)
+        outcome = _outcome(files, finish, options.identified)
         yield outcome
         if isinstance(outcome.error, OutputError):
             return
@@ -115,16 +118,26 @@ def _digits(name: str) -> int:
     return int(hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest(), 16)
 
 
-def _outcome(files: readers.StudyFiles, finish: Callable[[readers.StudyFiles], Finished]) -> Outcome:
+def _outcome(files: readers.StudyFiles, finish: Callable[[readers.StudyFiles], Finished], identified: bool) -> Outcome:
+    root = files.root if identified or files.kind != "dicom" else None
     try:
-        return Outcome(files.name, files.root, finish(files), None)
+        return Outcome(files.name, root, finish(files), None)
     except EdgesegError as error:
         problem = error
     except Exception as error:  # a file that no reader foresaw must not stop the others
-        problem = EdgesegError(f"unexpected {type(error).__name__}: {error}; please report it with the study's kind")
-        problem.__cause__ = error
+        problem = _unforeseen(error)
+    if identified:
+        problem.reveal()
     _forget_locals(problem)
-    return Outcome(files.name, files.root, None, problem)
+    return Outcome(files.name, root, None, problem)
+
+
+def _unforeseen(error: Exception) -> EdgesegError:
+    """An error that is reported as it is: its own text may quote anything, so it is told on request."""
+    kind, remedy = type(error).__name__, "please report it with the study's kind"
+    unforeseen = EdgesegError(f"unexpected {kind}: {remedy}", f"unexpected {kind}: {error}; {remedy}")
+    unforeseen.__cause__ = error
+    return unforeseen
 
 
 def _finish(

@@ -1,45 +1,37 @@
 """Engines side by side in one process: time a slice, memory, cold start, and the same network in other runtimes.
 
 Engines take turns, round by round, so that what slows the machine down slows all alike; a ratio between two of them is
-taken within each round, and its median is reported. What is measured is the CPU.
+taken within each round, and its median is reported. Times are the host's, from bytes to logits; an engine on a GPU has
+its copies and its network timed apart besides, by the GPU's own clock, and is held against the GPU's roofline.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeseg import backends, bundle, machine
-from edgeseg.errors import BackendMissing, EdgesegError, InputError
-from edgeseg.types import ByteArray, Manifest, Speed
+from edgeseg import backends, bundle, contenders, machine, roofline
+from edgeseg.contenders import EAGER, GPU_COMPILED, GRAPHED, ONNX_RUNTIME, Contender
+from edgeseg.device import DeviceTimes
+from edgeseg.errors import EdgesegError, InputError
+from edgeseg.roofline import Counted, Pass, Peak
+from edgeseg.types import ByteArray, Speed
 
 BATCHES = (1, 2, 4, 8, 16)
-EAGER, COMPILED, ONNX_RUNTIME, OPENVINO = "PyTorch eager", "PyTorch compiled", "ONNX Runtime FP32", "OpenVINO FP32"
-REFERENCES = (EAGER, ONNX_RUNTIME)
-"""What ratios are against."""
+REFERENCES, GPU_REFERENCES = (EAGER, ONNX_RUNTIME), (GRAPHED, GPU_COMPILED)
+"""What ratios are against, on a CPU and on a GPU."""
 _PROBES = 3
 """Rounds in which the best batch is looked for."""
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """What takes part: its name, the manifest of its network, how it is opened, its folder (None for a peer)."""
-
-    name: str
-    manifest: Manifest
-    open: Callable[[], backends.Engine]
-    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +42,26 @@ class Timing:
     median_ms: float
     p95_ms: float
     slices_per_second: float
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """What the GPU's own clock says of an engine.
+
+    Parameters
+    ----------
+    single, best
+        A pass of one slice, and of the best batch or as much of it as the engine takes at once.
+    peak
+        The most that the GPU can do; None where the driver or our table does not say.
+    compute_ratios
+        How many times as fast as each of `GPU_REFERENCES` the network alone is, a slice of the best pass.
+    """
+
+    single: Pass
+    best: Pass
+    peak: Peak | None
+    compute_ratios: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,11 @@ class Figures:
     single, best
         At batch 1, and at the batch with the least time a slice.
     ratios
-        How many times the slices a second of each of `REFERENCES`, both at their best batch.
+        How many times the slices a second of each of `REFERENCES` and `GPU_REFERENCES`, both at their best batch.
+    counted
+        Operations and bytes of its network file at the best batch; None where onnx is missing.
+    on_gpu
+        None on a CPU.
     """
 
     name: str
@@ -85,6 +101,8 @@ class Figures:
     single: Timing
     best: Timing
     ratios: dict[str, float]
+    counted: Counted | None = None
+    on_gpu: OnGpu | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +161,9 @@ def benchmark(
     for folder in folders if record else ():
         bundle.check_recordable(folder)
     threads = threads or machine.cores()
-    contenders = [_contender(folder, backend, threads) for folder in folders]
-    added, left_out = _peers([contender.manifest for contender in contenders], threads)
-    figures, failed = _measure([*contenders, *added], rounds, progress)
+    bundles = [contenders.of_bundle(folder, backend, threads) for folder in folders]
+    added, left_out = contenders.peers([one.manifest for one in bundles], threads)
+    figures, failed = _measure([*bundles, *added], rounds, progress)
     report = Report(machine.facts(), threads, rounds, tuple(figures), (*left_out, *failed))
     if record:
         for folder, one in zip(folders, figures, strict=False):
@@ -155,83 +173,32 @@ def benchmark(
 
 def _speed(figures: Figures, report: Report) -> Speed:
     best = figures.best
-    single_ms, cpu = figures.single.median_ms, report.machine["cpu"]
-    return Speed(best.slices_per_second, best.batch, single_ms, figures.runtime, cpu, report.threads)
-
-
-def _contender(folder: Path, backend: str | None, threads: int) -> Contender:
-    def open_() -> backends.Engine:
-        return backends.open_engine(*bundle.read(folder, backend=backend), backend, threads=threads)
-
-    manifest, _ = bundle.read(folder)
-    return Contender(manifest.name, manifest, open_, folder)
-
-
-def _peers(manifests: Sequence[Manifest], threads: int) -> tuple[list[Contender], list[str]]:
-    """The networks of these manifests in other runtimes, and a sentence for each network that has none."""
-    found: list[Contender] = []
-    left_out: list[str] = []
-    for manifest in {manifest.network: manifest for manifest in manifests}.values():
-        try:
-            found += _peers_of(manifest, threads)
-        except BackendMissing as error:
-            left_out.append(f"{manifest.network} runs without peers: {error}")
-            break
-        except EdgesegError as error:
-            left_out.append(f"{manifest.network} runs without peers: {error}")
-    return found, left_out
-
-
-def _peers_of(manifest: Manifest, threads: int) -> list[Contender]:
-    from edgeseg import model
-    from edgeseg.backends.pytorch import PyTorchEngine
-    from edgeseg.export import graph
-
-    weights = bundle.shipped_weights(manifest.network)
-    content = graph.to_onnx(model.runnable(*model.load(weights)), manifest.preprocessing.size_px)
-    digest = hashlib.sha256(content).hexdigest()
-    single = replace(manifest, precision="fp32", inference_precision="f32", sha256=digest)
-
-    def eager() -> backends.Engine:
-        return PyTorchEngine(model.runnable(*model.load(weights)), threads)
-
-    def compiled() -> backends.Engine:
-        import torch
-
-        return PyTorchEngine(torch.compile(model.runnable(*model.load(weights))), threads)  # type: ignore[arg-type]
-
-    def in_runtime(backend: str) -> Callable[[], backends.Engine]:
-        given = replace(single, runtimes=(backend,))
-        return lambda: backends.open_engine(given, content, backend, "cpu", threads)
-
-    return [
-        Contender(EAGER, manifest, eager),
-        Contender(COMPILED, manifest, compiled),
-        Contender(ONNX_RUNTIME, manifest, in_runtime("onnxruntime")),
-        Contender(OPENVINO, manifest, in_runtime("openvino")),
-    ]
+    ran_on = figures.device if figures.on_gpu else report.machine["cpu"]
+    single_ms = figures.single.median_ms
+    return Speed(best.slices_per_second, best.batch, single_ms, figures.runtime, ran_on, report.threads)
 
 
 @dataclass
 class _Running:
-    """An engine that is open, what it cost to open, and seconds a slice of each round by batch."""
+    """An engine that is open, what it cost to open, and by batch seconds a slice and a GPU's passes of each round."""
 
     contender: Contender
     engine: backends.Engine
     cold_start_s: float
     memory_mb: float | None
     seconds: dict[int, list[float]]
+    passes: dict[int, list[DeviceTimes]]
     best: int = 1
 
 
-def _measure(contenders: list[Contender], rounds: int, progress: Progress) -> tuple[list[Figures], list[str]]:
-    size = max(contender.manifest.preprocessing.size_px for contender in contenders)
+def _measure(taking_part: list[Contender], rounds: int, progress: Progress) -> tuple[list[Figures], list[str]]:
+    size = max(contender.manifest.preprocessing.size_px for contender in taking_part)
     slices = np.random.default_rng(0).integers(0, 256, (max(BATCHES), 3, size, size), dtype=np.uint8)
     running: list[_Running] = []
     failed: list[str] = []
-    steps = len(contenders) + _PROBES + rounds
+    steps = len(taking_part) + _PROBES + rounds
     with ExitStack() as opened:
-        for k, contender in enumerate(contenders):
+        for k, contender in enumerate(taking_part):
             progress(contender.name, k, steps)
             try:
                 running.append(_start(contender, slices, opened))
@@ -241,12 +208,11 @@ def _measure(contenders: list[Contender], rounds: int, progress: Progress) -> tu
                 said = (str(error).strip() or type(error).__name__).splitlines()[0]
                 failed.append(f"{contender.name} of {contender.manifest.network} is left out: {said}")
         for k in range(_PROBES + rounds):
-            progress("rounds", len(contenders) + k, steps)
+            progress("rounds", len(taking_part) + k, steps)
             if k == _PROBES:
                 _settle(running)
             for one in running:
-                for batch in one.seconds:
-                    one.seconds[batch].append(_time(one.engine, slices, batch))
+                _take_turn(one, slices)
     return [_figures(one, running) for one in running], failed
 
 
@@ -268,14 +234,24 @@ def _start(contender: Contender, slices: ByteArray, opened: ExitStack) -> _Runni
         batches.append(batch)
     peak = machine.resident_mb(peak=True)
     memory = peak - before if known and peak is not None and before is not None else None
-    return _Running(contender, engine, cold_start, memory, {batch: [] for batch in batches})
+    return _Running(
+        contender, engine, cold_start, memory, {batch: [] for batch in batches}, {batch: [] for batch in batches}
+    )
 
 
 def _settle(running: list[_Running]) -> None:
     """Choose each engine's best batch by the probes; the rounds that count are at batch 1 and there alone."""
     for one in running:
         one.best = min(one.seconds, key=lambda batch: statistics.median(one.seconds[batch]))
-        one.seconds = {batch: [] for batch in sorted({1, one.best})}
+        kept = sorted({1, one.best})
+        one.seconds, one.passes = {batch: [] for batch in kept}, {batch: [] for batch in kept}
+
+
+def _take_turn(one: _Running, slices: ByteArray) -> None:
+    for batch in one.seconds:
+        one.seconds[batch].append(_time(one.engine, slices, batch))
+        timed = one.engine.time_steps(slices[:batch])
+        one.passes[batch] += [timed] if timed else []
 
 
 def _time(engine: backends.Engine, slices: ByteArray, batch: int) -> float:
@@ -305,14 +281,42 @@ def _figures(one: _Running, running: list[_Running]) -> Figures:
         single=_timing(1, one.seconds[1]),
         best=_timing(one.best, one.seconds[one.best]),
         ratios={other.contender.name: _ratio(one, other) for other in running if _is_reference(other, one)},
+        counted=_counted(one),
+        on_gpu=_on_gpu(one, running),
+    )
+
+
+def _counted(one: _Running) -> Counted | None:
+    layers, each = one.contender.layers, statistics.median(one.seconds[one.best])
+    return roofline.counted(layers, one.best, 1 / each) if layers else None
+
+
+def _on_gpu(one: _Running, running: list[_Running]) -> OnGpu | None:
+    if not one.passes[one.best]:
+        return None
+    limits, layers = one.engine.limits(), one.contender.layers
+    peak = roofline.peak(limits) if limits else None
+    single, best = (roofline.summed(one.passes[batch], layers, peak) for batch in (1, one.best))
+    others = [other for other in running if _is_reference(other, one) and other.contender.name in GPU_REFERENCES]
+    return OnGpu(single, best, peak, {other.contender.name: _compute_ratio(one, other) for other in others})
+
+
+def _compute_ratio(one: _Running, other: _Running) -> float:
+    """As `_ratio`, of the network alone by the GPU's clock."""
+    pairs = zip(other.passes[other.best], one.passes[one.best], strict=True)
+    return round(
+        statistics.median(
+            (theirs.compute_ms / theirs.batch) / (ours.compute_ms / ours.batch) for theirs, ours in pairs
+        ),
+        3,
     )
 
 
 def _is_reference(other: _Running, one: _Running) -> bool:
-    """Whether ``one`` is compared with ``other``: a peer of its own network that is named in `REFERENCES`."""
+    """Whether ``one`` is compared with ``other``: a peer of its own network that ratios are against."""
     theirs, ours = other.contender, one.contender
     of_network = theirs.folder is None and theirs.manifest.network == ours.manifest.network
-    return of_network and theirs.name in REFERENCES and other is not one
+    return of_network and theirs.name in (*REFERENCES, *GPU_REFERENCES) and other is not one
 
 
 def _ratio(one: _Running, other: _Running) -> float:
@@ -335,6 +339,9 @@ def rows(report: Report, network: str) -> list[list[str]]:
             f"{one.single.median_ms:.1f}\n{one.single.p95_ms:.1f}",
             f"{one.best.median_ms:.1f}\n{one.best.p95_ms:.1f}",
             f"{one.best.slices_per_second:.1f}\nat {one.best.batch}",
+            f"{one.counted.giga_operations_per_second:.0f}\n{one.counted.operations_per_byte:.0f}"
+            if one.counted
+            else "-",
             "\n".join(f"{one.ratios[name]:.2f}" if name in one.ratios else "-" for name in REFERENCES),
             f"{one.cold_start_ms / 1000:.2f}\n{'-' if one.memory_mb is None else f'{one.memory_mb:.0f} MB'}",
         ]
@@ -343,9 +350,41 @@ def rows(report: Report, network: str) -> list[list[str]]:
     ]
 
 
-COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "eager\nORT", "cold s\nmemory"]
+def gpu_rows(report: Report, network: str) -> list[list[str]]:
+    """What GPUs' own clocks say of a network's engines, with `GPU_COLUMNS`; none where none ran on one."""
+    return [
+        [
+            one.name,
+            f"{of.batch}",
+            f"{of.upload_ms:.3f}\n{of.download_ms:.3f}",
+            f"{of.compute_ms:.3f}\n{of.compute_p95_ms:.3f}",
+            _against_roofline(of),
+            "\n".join(f"{ratios[name]:.2f}" if name in ratios else "-" for name in GPU_REFERENCES),
+        ]
+        for one in report.engines
+        if one.network == network and one.on_gpu
+        for of, ratios in ((one.on_gpu.single, {}), (one.on_gpu.best, one.on_gpu.compute_ratios))
+        if of is one.on_gpu.best or of.batch < one.on_gpu.best.batch
+    ]
+
+
+def _against_roofline(of: Pass) -> str:
+    if of.roofline_ms is None or of.memory_share is None:
+        return "-"
+    return f"{of.roofline_ms:.3f}, {100 * of.roofline_ms / of.compute_ms:.0f} %\n{100 * of.memory_share:.0f} % memory"
+
+
+COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "Gop/s\nop/B", "eager\nORT", "cold s\nmemory"]
 """Of `rows`, two lines to each cell."""
+GPU_COLUMNS = ["on the GPU", "batch", "up\ndown", "network\n95 %", "roofline", "graphs\ncompiled"]
+"""Of `gpu_rows`."""
 LEGEND = (
     "ms a slice at batch 1 and at the best batch, median and 95th percentile; slices a second and the best batch; "
+    "operations of its convolutions a second, and to a byte moved; "
     f"times the rate of {EAGER} and of {ONNX_RUNTIME}; seconds to open and run one slice, growth of memory"
+)
+GPU_LEGEND = (
+    "by the GPU's clock, ms a batch: copy to the GPU and back, network alone (median, 95th percentile); the least time "
+    "at the GPU's peak, its share of the network's, how much of it waits for memory; times the speed of the network in "
+    f"{GRAPHED} and in {GPU_COMPILED}"
 )

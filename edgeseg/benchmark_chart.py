@@ -1,4 +1,4 @@
-"""The chart of a benchmark: slices a second of each engine, at batch 1 and at its best batch."""
+"""The chart of a benchmark: slices a second of each engine, at batch 1 and at its best batch; a GPU's time apart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 from edgeseg.errors import BackendMissing, OutputError
 
 _BLUE, _LIGHT, _GREY, _PALE = "#0072b2", "#9ecae1", "#555555", "#bbbbbb"
+_STEPS = {
+    "upload_ms": (_LIGHT, "copy to the GPU"),
+    "compute_ms": (_BLUE, "network"),
+    "download_ms": (_PALE, "copy back"),
+}
 
 
 def check(path: Path) -> None:
@@ -21,7 +26,7 @@ def check(path: Path) -> None:
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw a PNG: one panel a network, bundles in blue, peers in grey.
+    """Draw a PNG: one panel a network, bundles in blue, peers in grey; below, a panel of the engines on a GPU.
 
     Parameters
     ----------
@@ -40,12 +45,16 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     networks: dict[str, list[Mapping[str, Any]]] = {}
     for one in report["engines"]:
         networks.setdefault(one["network"], []).append(one)
-    heights = [len(engines) for engines in networks.values()]
+    on_gpu = [one for one in report["engines"] if one.get("on_gpu")]
+    heights = [*(len(engines) for engines in networks.values()), *([len(on_gpu)] if on_gpu else [])]
     figure = Figure(figsize=(10, 1.2 + 0.75 * sum(heights) + 0.6 * len(heights)), layout="constrained")
-    panels = figure.subplots(len(networks), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    for axes, (network, engines) in zip(panels, networks.items(), strict=True):
-        _draw_network(axes, network, engines)
-    panels[-1].set_xlabel("slices a second (median); higher is better")
+    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    widest = max(one["best"]["slices_per_second"] for one in report["engines"])
+    for axes, (network, engines) in zip(panels, networks.items(), strict=False):
+        _draw_network(axes, network, engines, widest)
+    panels[len(networks) - 1].set_xlabel("slices a second (median); higher is better")
+    if on_gpu:
+        _draw_gpu(panels[-1], on_gpu)
     figure.suptitle(f"{report['machine']['cpu']}, {report['threads']} threads, {report['rounds']} rounds", fontsize=10)
     part = path.with_name(path.name + ".part")
     try:
@@ -55,7 +64,25 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         raise OutputError(f"cannot write the chart to {path} ({error.strerror}): give another file") from error
 
 
-def _draw_network(axes: Any, network: str, engines: list[Mapping[str, Any]]) -> None:
+def _draw_gpu(axes: Any, engines: list[Mapping[str, Any]]) -> None:
+    """Time a slice at the best batch, step by step, and the roofline as a line across the network's part."""
+    axes.set_title(engines[0]["device"], loc="left", fontsize=11)
+    for k, one in enumerate(engines):
+        best, start = one["on_gpu"]["best"], 0.0
+        for step, (color, label) in _STEPS.items():
+            axes.barh(k, best[step] / best["batch"], 0.5, start, color=color, label=label if k == 0 else None)
+            if step == "compute_ms" and best["roofline_ms"] is not None:
+                least = start + best["roofline_ms"] / best["batch"]
+                named = "the network's least time (roofline)" if k == 0 else None
+                axes.plot([least, least], [k - 0.35, k + 0.35], color="black", label=named)
+            start += best[step] / best["batch"]
+        axes.text(start, k, f" {start:.3f} ms, batch {best['batch']}", va="center", fontsize=8)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=4, frameon=False)
+    axes.set_xlabel("ms a slice by the GPU's clock, nothing overlapping; lower is better")
+    _tidy(axes, engines)
+
+
+def _draw_network(axes: Any, network: str, engines: list[Mapping[str, Any]], widest: float) -> None:
     axes.set_title(network, loc="left", fontsize=11)
     for k, one in enumerate(engines):
         best, single = one["best"], one["single"]
@@ -65,6 +92,11 @@ def _draw_network(axes: Any, network: str, engines: list[Mapping[str, Any]]) -> 
         for place, timing in ((k - 0.19, best), (k + 0.19, single)):
             label = f" {timing['slices_per_second']:.1f}, batch {timing['batch']}"
             axes.text(timing["slices_per_second"], place, label, va="center", fontsize=8)
+    _tidy(axes, engines)
+    axes.set_xlim(0, 1.16 * widest)
+
+
+def _tidy(axes: Any, engines: list[Mapping[str, Any]]) -> None:
     axes.set_yticks(range(len(engines)), [one["name"] for one in engines])
     axes.invert_yaxis()
     axes.margins(x=0.16)

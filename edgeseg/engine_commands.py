@@ -25,6 +25,11 @@ RequireSignature = Annotated[
     ),
 ]
 
+SiteRules = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--rules", metavar="FILE", help="A site's own rules for which series is which (JSON)."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
@@ -94,7 +99,7 @@ def benchmark(
     record: Annotated[bool, typer.Option("--record", help="Write each bundle's speed into its manifest.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Time engines side by side on the CPU, beside PyTorch, ONNX Runtime and OpenVINO."""
+    """Time engines side by side, beside PyTorch, ONNX Runtime and OpenVINO; a plan on its GPU."""
     from edgeseg import benchmark as timing
     from edgeseg import benchmark_chart, bundle
 
@@ -119,7 +124,11 @@ def _print_benchmark(console: Console, report: Report) -> None:
 
     for network in dict.fromkeys(one.network for one in report.engines):
         console.table(network, timing.COLUMNS, timing.rows(report, network))
+        if on_gpu := timing.gpu_rows(report, network):
+            console.table(network, timing.GPU_COLUMNS, on_gpu)
     console.say(timing.LEGEND)
+    for card in dict.fromkeys(one.device for one in report.engines if one.on_gpu):
+        console.say(f"{card}: {timing.GPU_LEGEND}")
     sets = ", ".join(report.machine["instruction_sets"])
     console.say(f"{report.machine['cpu']} ({sets}), {report.threads} threads, {report.rounds} rounds")
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
-from edgeseg.readers import StudyFiles
-from edgeseg.readers.discovery import nifti_name
+from edgeseg.readers import StudyFiles, sidecar
 
 
 def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
@@ -24,7 +23,7 @@ def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
     ----------
     files
         From `edgeseg.readers.find_studies`. DICOM files count by their content alone, wherever they lie; of others the
-        names count too, because slices are ordered, and masks named, by them, and NIfTI's JSON sidecars.
+        names count too, because slices are ordered, and masks named, by them. Sidecars of NIfTI files count with them.
     how
         Engine, preprocessing, threshold, options: plain values, dataclasses, and paths, which count by the content of
         their files.
@@ -34,18 +33,16 @@ def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
     str
         SHA-256 in hex.
     """
-    parts = sorted(f"{_name(path, files)} {_content(path)}" for path in (*files.files, *_sidecars(files)))
+    parts = sorted(f"{_name(path, files)} {_content(path)}" for path in _read(files))
     study = {"name": files.name, "kind": files.kind, "warnings": files.warnings, "files": parts}
     whole = {"edgeseg": __version__, "study": study, "how": _plain(how)}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def _sidecars(files: StudyFiles) -> list[Path]:
-    """The JSON files beside NIfTI, which say what a sequence is."""
-    if files.kind != "nifti":
-        return []
-    beside = (path.parent / f"{nifti_name(path)}.json" for path in files.files)
-    return [path for path in beside if path.is_file()]
+def _read(files: StudyFiles) -> list[Path]:
+    """The study's files, and the sidecars that say which of them is which."""
+    beside = map(sidecar.path_of, files.files) if files.kind == "nifti" else ()
+    return [*files.files, *(path for path in beside if path.is_file())]
 
 
 def _name(path: Path, files: StudyFiles) -> str:

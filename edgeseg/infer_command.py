@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -9,11 +11,14 @@ import typer
 
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console, JsonList
-from edgeseg.engine_commands import RequireSignature
-from edgeseg.errors import InputError, OutputError, PartialFailure
+from edgeseg.engine_commands import RequireSignature, SiteRules
+from edgeseg.errors import EdgesegError, InputError, OutputError, PartialFailure
 
 if TYPE_CHECKING:
     from edgeseg.batch import Outcome
+
+
+_SERIES = "A series by number, SeriesInstanceUID or file name (* and ? stand for any text)"
 
 
 def infer(
@@ -26,10 +31,14 @@ def infer(
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             "--format",
-            help="masks, nifti, dicom-seg, dicom-sr, secondary-capture, overlay, report; may be repeated. "
+            help="masks, nifti, dicom-seg, dicom-sr, secondary-capture, overlay, html, report; may be repeated. "
             "[default: all that the study can have but secondary-capture]",
         ),
     ] = None,
+    flair: Annotated[Optional[str], typer.Option(help=f"{_SERIES}. [default: by the rules]")] = None,  # noqa: UP045
+    pre: Annotated[Optional[str], typer.Option(help="The same for T1 before contrast; none: FLAIR stands in.")] = None,  # noqa: UP045
+    post: Annotated[Optional[str], typer.Option(help="The same for T1 after contrast; none: FLAIR stands in.")] = None,  # noqa: UP045
+    rules: SiteRules = None,
     backend: Backend = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
@@ -39,19 +48,25 @@ def infer(
         typer.Option("--shard", metavar="I/N", help="Only part I, from 1, of N: one task of a job array."),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Do also what an earlier run has done already.")] = False,
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Name patients, folders and files in reports, messages and JSON.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Segment a study, or a folder of studies; what is done already is left as it is."""
     from edgeseg import batch, bundle, readers, segment
 
     console = Console(as_json)
-    found = readers.find_studies(study)
-    segment.check_output(study, [files.root for files in found], [files.name for files in found], output)
+    selection = readers.Selection(flair, pre, post, readers.load_rules(rules) if rules else None)
+    with _telling(identified):
+        found = readers.find_studies(study)
+        segment.check_selection(selection, found)
+        segment.check_output(study, [files.root for files in found], [files.name for files in found], output)
     studies = batch.shard(found, which) if which else found
     console.say(NOTICE)
     summary = _Summary(console, len(studies), output)
     if studies:
-        options = segment.Options(formats=tuple(formats) if formats else None)
+        options = segment.Options(tuple(formats) if formats else None, selection, identified)
         name = engine or bundle.DEFAULT_ENGINE
         with (
             segment.open_engine(name, backend, device, allow_unverified, public_key) as opened,
@@ -64,6 +79,17 @@ def infer(
     summary.conclude()
 
 
+@contextmanager
+def _telling(identified: bool) -> Iterator[None]:
+    """Let errors name folders and files where the user asked for it."""
+    try:
+        yield
+    except EdgesegError as error:
+        if identified:
+            error.reveal()
+        raise
+
+
 class _Summary:
     """What is said of the studies, one by one and at the end; of each it keeps a row, not its voxels or its report."""
 
@@ -73,13 +99,15 @@ class _Summary:
         self._rows: list[list[str]] = []
         self._failed: list[Outcome] = []
         self._folder = output
+        self._pages = 0
 
     def note(self, outcome: Outcome) -> None:
         """Say what became of a study."""
         if outcome.result is None:
             self._failed.append(outcome)
             if self._studies > 1 and not isinstance(outcome.error, OutputError):
-                self._console.fail(f"{outcome.name}: {outcome.error}")
+                named = outcome.root is None or str(outcome.root) in str(outcome.error)
+                self._console.fail(f"{outcome.name if named else outcome.root}: {outcome.error}")
             return
         report, already = outcome.result.report(), outcome.result.already
         for warning in report["warnings"]:
@@ -90,6 +118,7 @@ class _Summary:
             self._console.say(f"{outcome.name}: {report['marked_slices']} of {len(report['slices'])} slices marked")
         self._folder = outcome.result.folder
         self._rows.append(_row(report, already))
+        self._pages += "report.html" in report["files"]
         if self._list is not None:
             self._list.add({"folder": str(self._folder), "already_done": already, **report})
 
@@ -100,8 +129,15 @@ class _Summary:
         elif self._rows:
             columns = ["study", "slices", "marked", "ml", "T1 pre", "T1 post", "s"]
             self._console.table("FLAIR abnormality", columns, self._rows)
-            self._console.say(f"Results: {self._folder if len(self._rows) == 1 else self._output}")
+            self._console.say(self._where())
         self._raise()
+
+    def _where(self) -> str:
+        """What to open: a single study's page, or the folder that holds the results."""
+        if len(self._rows) == 1:
+            return f"Report: {self._folder}/report.html" if self._pages else f"Results: {self._folder}"
+        everywhere = self._pages == len(self._rows)
+        return f"Results: {self._output}" + (", with a report.html in each study's folder" if everywhere else "")
 
     def _raise(self) -> None:
         last = self._failed[-1].error if self._failed else None
@@ -114,11 +150,13 @@ class _Summary:
             raise InputError(f"none of {self._studies} studies could be segmented: see above")
         if last is not None:
             names = ", ".join(outcome.name for outcome in self._failed)
-            raise PartialFailure(f"{len(self._failed)} of {self._studies} studies are not done: {names}")
+            hint = " (--identified says in which folders)" if any(one.root is None for one in self._failed) else ""
+            raise PartialFailure(f"{len(self._failed)} of {self._studies} studies are not done: {names}{hint}")
 
 
-def _failure(outcome: Outcome) -> dict[str, str]:
-    return {"study": outcome.name, "path": str(outcome.root), "error": str(outcome.error)}
+def _failure(outcome: Outcome) -> dict[str, str | None]:
+    path = None if outcome.root is None else str(outcome.root)
+    return {"study": outcome.name, "path": path, "error": str(outcome.error)}
 
 
 def _row(report: dict[str, Any], already: bool) -> list[str]:

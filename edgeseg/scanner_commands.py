@@ -11,11 +11,14 @@ import typer
 
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console
-from edgeseg.engine_commands import RequireSignature
+from edgeseg.engine_commands import RequireSignature, SiteRules
 from edgeseg.errors import InputError, PartialFailure
 
 if TYPE_CHECKING:
+    from edgeseg import segment
+    from edgeseg.scanner.destination import Sender
     from edgeseg.scanner.jobs import Delivery, Job
+    from edgeseg.scanner.receive import Listener
     from edgeseg.scanner.worker import Worker
 
 State = Annotated[Path, typer.Option("--state", help="Folder of the queue; on a local disk.")]
@@ -41,6 +44,7 @@ DEFAULT_QUIET_S = 30.0
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(watch)
+    app.command()(receive)
     app.command("jobs")(list_jobs)
 
 
@@ -56,6 +60,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Do what is there, and end.")] = False,
     engine: Engine = "",
     formats: Formats = None,
+    rules: SiteRules = None,
     backend: Backend = None,
     device: Device = "auto",
     allow_unverified: AllowUnverified = False,
@@ -73,7 +78,7 @@ def watch(
     segment.check_output(folder, [], [], output)
     if state.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"the state folder {state} lies inside the watched {folder}: give another with --state")
-    options = segment.Options(formats=tuple(formats) if formats else None)
+    options = _options(formats, rules)
     settings = mercure.read_settings(folder)
     if settings:
         engine, backend = settings.engine or engine, settings.backend or backend
@@ -91,6 +96,14 @@ def watch(
         _watch(worker, folder, quiet, once)
 
 
+def _options(formats: list[str] | None, rules: Path | None) -> segment.Options:
+    """What is decided about every study that a service takes."""
+    from edgeseg import readers, segment
+
+    selection = readers.Selection(rules=readers.load_rules(rules)) if rules else readers.AUTOMATIC
+    return segment.Options(tuple(formats) if formats else None, selection)
+
+
 def _watch(worker: Worker, folder: Path, quiet: float, once: bool) -> None:
     """Watch until stopped, or once; failures are raised at the end of the latter."""
     from edgeseg.scanner import service
@@ -105,6 +118,98 @@ def _watch(worker: Worker, folder: Path, quiet: float, once: bool) -> None:
         raise PartialFailure(
             f"{worker.failed} of {worker.failed + worker.done} studies are not done: edgeseg jobs says why"
         )
+
+
+def receive(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 takes a free one.")] = 11112,
+    ae_title: Annotated[str, typer.Option(help="This host's AE title.")] = "EDGESEG",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Results go to OUTPUT/<study>/.")] = Path(
+        "edgeseg-output"
+    ),
+    state: State = DEFAULT_STATE,
+    quiet: Quiet = DEFAULT_QUIET_S,
+    keep: Annotated[
+        float, typer.Option(min=0.0, metavar="DAYS", help="Received studies that are done or failed go after so long.")
+    ] = 1.0,
+    allow_ae: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="TITLE", help="AE title that may send; may be repeated. [default: any]"),
+    ] = None,
+    allow_network: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="CIDR", help="Network that may connect; may be repeated. [default: any]"),
+    ] = None,
+    associations: Annotated[int, typer.Option(min=1, help="How many at once.")] = 10,
+    largest_mb: Annotated[int, typer.Option(min=1, help="Largest instance; each association may hold one.")] = 256,
+    tls_certificate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="PEM file of this host's certificate: TLS alone is spoken then."),
+    ] = None,
+    tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of its key.")] = None,  # noqa: UP045
+    tls_ca: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="PEM file of the CA whose certificates peers have to show."),
+    ] = None,
+    send_to: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="DESTINATION",
+            help="AE@HOST:PORT, AE@HOST:PORT/tls or https://HOST/dicom-web/studies; may be repeated.",
+        ),
+    ] = None,
+    credentials: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            envvar="EDGESEG_CREDENTIALS", help="File of lines: HOST Bearer TOKEN, or HOST Basic USER:PASSWORD."
+        ),
+    ] = None,
+    engine: Engine = "",
+    formats: Formats = None,
+    rules: SiteRules = None,
+    backend: Backend = None,
+    device: Device = "auto",
+    allow_unverified: AllowUnverified = False,
+    public_key: RequireSignature = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
+) -> None:
+    """Segment each study that is sent here by DICOM, and send its results on."""
+    from edgeseg import bundle, segment
+    from edgeseg.scanner import destination, receive, service
+    from edgeseg.scanner.tls import Tls
+
+    tls = Tls(tls_certificate, tls_key, tls_ca)
+    networks = tuple(receive.network(text) for text in allow_network or ())
+    own_tls = tls if tls_certificate or tls_key else None
+    limits = (associations, largest_mb * 1024**2)
+    listener = receive.Listener(port, ae_title, tuple(allow_ae or ()), networks, own_tls, *limits)
+    for name in send_to or ():
+        destination.check(name)
+    sender = destination.Sender(ae_title, tls, destination.read_credentials(credentials) if credentials else {})
+    options = _options(formats, rules)
+    opening = partial(
+        segment.open_engine, engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified, public_key
+    )
+    place = service.Place(state, output, metrics_port, metrics_host)
+    with service.service(place, opening, options) as worker:
+        worker.destinations = tuple(dict.fromkeys(send_to or ()))
+        _receive(worker, listener, sender, state, quiet, keep * 86400)
+
+
+def _receive(worker: Worker, listener: Listener, sender: Sender, state: Path, quiet_s: float, keep_s: float) -> None:
+    """Receive, work and send on until stopped."""
+    from edgeseg.scanner import intake, service
+    from edgeseg.scanner.forward import Forwarder
+    from edgeseg.scanner.incoming import Incoming
+    from edgeseg.scanner.listening import Listening
+
+    folder = intake.folder(state)
+    if not listener.titles and not listener.networks:
+        worker.monitor.event("anyone_may_send", mend="name peers with --allow-ae and --allow-network")
+    taking = intake.Intake(Incoming(folder), worker.queue, worker.monitor, quiet_s, keep_s)
+    forwarder = Forwarder(worker.queue, worker.monitor, worker.destinations, sender)
+    with Listening(listener, folder, worker.monitor), forwarder:
+        service.run(worker, taking.scan, intake.POLL_S)
 
 
 def list_jobs(

@@ -38,9 +38,15 @@ class Options:
     ----------
     formats
         Names from `edgeseg.writers.FORMATS`; None takes the study's defaults.
+    selection
+        Which series serve as FLAIR, pre and post, where the user says it, and the rules for those that are not named.
+    identified
+        Whether reports say who the patient is, and messages where the study lies.
     """
 
     formats: tuple[str, ...] | None = None
+    selection: readers.Selection = readers.AUTOMATIC
+    identified: bool = False
 
 
 DEFAULTS = Options()
@@ -178,7 +184,7 @@ def segment_staged(
     """
     timings: dict[str, float] = {}
     with _timed("read", timings, say):
-        study = readers.read_study(files)
+        study = readers.read_study(files, options.selection)
     chosen = options.formats or writers.default_formats(study)
     writers.check_formats(study, chosen)
     with _timed("preprocess", timings, say):
@@ -190,7 +196,7 @@ def segment_staged(
     found = replace(found, timings_ms=timings)
     say("write")
     try:
-        facts = replace(_facts(opened), fingerprint=mark)
+        facts = replace(_facts(opened), fingerprint=mark, identified=options.identified)
         names = writers.write(found, study, chosen, stage, facts)
         results.publish(stage, folder)
     except OSError as error:
@@ -212,6 +218,13 @@ def _served(manifest: Manifest) -> bool:
     return manifest.parity is not None and manifest.parity.passed and manifest.verified_on_device
 
 
+def _agreement(manifest: Manifest) -> dict[str, Any] | None:
+    """The engine's masks beside the PyTorch model's, without the name of the worst slice: it may be a study's."""
+    if manifest.parity is None:
+        return None
+    return {name: value for name, value in asdict(manifest.parity.agreement).items() if name != "worst_slice"}
+
+
 def _facts(opened: OpenEngine) -> writers.ReportFacts:
     manifest, engine = opened.manifest, opened.engine
     runtime, _, version = engine.runtime.rpartition(" ")
@@ -225,6 +238,7 @@ def _facts(opened: OpenEngine) -> writers.ReportFacts:
         "device": engine.device,
         "weights_sha256": manifest.weights_sha256,
         "parity": "passed" if _served(manifest) else "unverified",
+        "agreement": _agreement(manifest),
         "licence": manifest.licence,
     }
     given = {**asdict(manifest.preprocessing), "smallest_island": preprocess.SMALLEST_ISLAND}
@@ -256,9 +270,30 @@ def check_output(given: Path, roots: list[Path], names: list[str], output: Path)
         When one lies inside the other.
     """
     if given.is_dir() and output.resolve().is_relative_to(given.resolve()):
-        raise InputError(f"the output folder {output} lies inside the input {given}: give a folder outside it with -o")
+        remedy = "give a folder outside it with -o"
+        raise InputError(
+            f"the output folder lies inside the input: {remedy}",
+            f"the output folder {output} lies inside the input {given}: {remedy}",
+        )
     for root, name in zip(roots, names, strict=True):
         if root.is_dir() and (output / name).resolve().is_relative_to(root.resolve()):
+            said, remedy = f"the results of {name} would go into the study", "itself: give another folder with -o"
+            raise InputError(f"{said} {remedy}", f"{said} {root} {remedy}")
+
+
+def check_selection(selection: readers.Selection, studies: list[readers.StudyFiles]) -> None:
+    """Refuse a DICOM series named for several studies: its number means something else in each.
+
+    File names of NIfTI, which may be patterns, and ``none`` hold for all of them.
+
+    Raises
+    ------
+    InputError
+        When one is named, and more than one study was found.
+    """
+    for channel, value in selection.named().items():
+        if len(studies) > 1 and value.lower() != readers.NONE and any(files.kind == "dicom" for files in studies):
             raise InputError(
-                f"the results of {name} would go into the study {root} itself: give another folder with -o"
+                f"--{channel} {value} names a series, and {len(studies)} studies were found, each with series of its "
+                "own: give one study, or rules for all of them with --rules"
             )

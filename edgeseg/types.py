@@ -108,12 +108,40 @@ class ChannelOrigin:
         One sentence: why this series was chosen, or why FLAIR stands in.
     alignment
         None where there was nothing to align.
+    score
+        Points that the rules gave the series; None where there was none, or no choice (TIFF).
     """
 
     filled_with: Literal["own", "flair"]
     series: str
     reason: str
     alignment: Alignment | None = None
+    score: int | None = None
+
+
+@dataclass(frozen=True)
+class Considered:
+    """One of the series among which the channels were chosen.
+
+    Parameters
+    ----------
+    series
+        As in `ChannelOrigin`.
+    kind
+        What the rules took it for.
+    score
+        Their points for that.
+    slices
+        How many it has.
+    channel
+        Which channel it was chosen for, or None.
+    """
+
+    series: str
+    kind: str
+    score: int
+    slices: int
+    channel: ChannelName | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,10 @@ class Study:
         multi-frame instance), without pixel data; else empty.
     warnings
         Sentences that a person should read.
+    considered
+        The series among which the channels were chosen; empty for TIFF.
+    rules
+        Which rules chose: ``"built-in"``, or ``"site"`` and digits of their hash; empty for TIFF.
     """
 
     uid: str
@@ -149,6 +181,8 @@ class Study:
     channels: dict[ChannelName, ChannelOrigin]
     headers: tuple[Any, ...] = ()
     warnings: tuple[str, ...] = ()
+    considered: tuple[Considered, ...] = ()
+    rules: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,7 +285,7 @@ class Speed:
     single_ms
         Median time of a slice at batch 1, in ms.
     runtime, cpu, threads
-        What it was measured with.
+        What it was measured with: the processor, or the GPU that the engine ran on.
     """
 
     slices_per_second: float

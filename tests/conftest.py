@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +188,160 @@ def few(shipped: tuple[Manifest, bytes], tmp_path_factory: pytest.TempPathFactor
     own_key = replace(key, slices_sha256=part.digest())
     recorded.write(folder, {manifest.network: (own_key, recorded.Recorded(masks, found.runtime))})
     return folder
+
+
+# --- programs of others
+
+
+@pytest.fixture(scope="session")
+def dcmtk() -> Callable[[str], str]:
+    """Path of one of DCMTK's programs; pynetdicom installs some of the same names beside Python."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+        if found is None:
+            pytest.skip(f"DCMTK's {name} is missing: apt-get install dcmtk")
+        return found
+
+    return find
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A TCP port that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[list[str], Path], subprocess.Popen[bytes]]]:
+    """Begin a program whose output goes to a file; it is ended with the test."""
+    with ExitStack() as stack:
+
+        @contextmanager
+        def program(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+            with log.open("wb") as output:
+                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
+                try:
+                    yield process
+                finally:
+                    process.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(20)
+                    process.kill()
+                    process.wait()
+
+        yield lambda command, log: stack.enter_context(program(command, log))
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A PACS that runs."""
+
+    dicom: int
+    http: int
+    aet: str = "ORTHANC"
+
+    def ask(self, path: str, body: bytes | None = None) -> Any:
+        """Ask its REST interface: GET, or POST where there is a body."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=body)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.ask("/system")
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+
+@pytest.fixture
+def orthanc(
+    running: Callable[[list[str], Path], subprocess.Popen[bytes]], free_port: Callable[[], int], tmp_path: Path
+) -> Callable[..., Orthanc]:
+    """Begin an Orthanc, with DICOMweb, from parts of its configuration; with ``wait`` False it has not answered yet."""
+    program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    plugin = next(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*"), None)
+    if program is None or plugin is None:
+        pytest.skip("Orthanc or its DICOMweb plugin is missing: apt-get install orthanc orthanc-dicomweb")
+
+    def begin(wait: bool = True, **more: Any) -> Orthanc:
+        server = Orthanc(free_port(), free_port())
+        folder = tmp_path / f"orthanc-{server.http}"
+        folder.mkdir()
+        settings = {
+            "Name": "test",
+            "StorageDirectory": str(folder / "db"),
+            "IndexDirectory": str(folder / "db"),
+            "Plugins": [str(plugin)],
+            "DicomAet": server.aet,
+            "DicomPort": server.dicom,
+            "HttpPort": server.http,
+            "RemoteAccessAllowed": True,
+            "AuthenticationEnabled": False,
+            "DicomCheckCalledAet": False,
+            "DicomAlwaysAllowStore": True,
+            "OverwriteInstances": False,
+            **more,
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        running([program, str(folder / "orthanc.json")], folder / "log")
+        if wait:
+            server.wait()
+        return server
+
+    return begin
+
+
+@dataclass(frozen=True)
+class Papers:
+    """A CA and certificates by it: files."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@pytest.fixture
+def papers(tmp_path: Path) -> Callable[[str], Papers]:
+    """A new CA with a certificate for this host, good for servers and clients, in a subfolder of this name."""
+    return lambda name: _papers(tmp_path / name)
+
+
+def _papers(folder: Path) -> Papers:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder.mkdir()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("test CA", "127.0.0.1")]
+    for k, name in enumerate(("ca", "host")):
+        builder = x509.CertificateBuilder(names[0], names[k], keys[k].public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(hours=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=k == 0, path_length=None), critical=True)
+        address = x509.SubjectAlternativeName(
+            [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        )
+        builder = builder.add_extension(address, critical=False)
+        signed = builder.sign(keys[0], hashes.SHA256())
+        (folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(keys[1].private_bytes(*plain))
+    return Papers(folder / "ca.pem", folder / "host.pem", folder / "key.pem")
 
 
 # --- the command line

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
 
+from edgeseg.device import DeviceLimits, DeviceTimes
 from edgeseg.errors import EngineError
 from edgeseg.types import ByteArray, FloatArray
 
@@ -49,21 +52,13 @@ class Engine(ABC):
         ValueError
             When ``slices`` is of another dtype or shape.
         """
-        if slices.dtype != np.uint8 or slices.ndim != 4 or slices.shape[1] != 3:
-            raise ValueError(f"slices are {slices.dtype} {slices.shape}, expected uint8 (N, 3, H, W)")
-        if self._closed:
-            raise EngineError(f"this {self.runtime} engine was closed: open it again")
+        self._check(slices)
         count, _, rows, columns = slices.shape
         logits = np.empty((count, 1, rows, columns), np.float32)
         for start in range(0, count, self.batch):
             part = np.ascontiguousarray(slices[start : start + self.batch])
-            try:
+            with self._failures(part):
                 result = self._run(part)
-            except RuntimeError as error:
-                said = str(error).strip().splitlines()
-                raise EngineError(
-                    f"{self.runtime} failed on {part.shape} slices: {said[-1] if said else error}"
-                ) from error
             if result.shape != (len(part), 1, rows, columns):
                 raise EngineError(f"{self.runtime} returned logits of the shape {result.shape}: build the engine again")
             logits[start : start + len(part)] = result
@@ -72,6 +67,46 @@ class Engine(ABC):
                 f"{self.runtime} returned logits that are not finite: the engine or its runtime is broken"
             )
         return logits
+
+    @contextmanager
+    def _failures(self, slices: ByteArray) -> Iterator[None]:
+        """A runtime's failure is known by RuntimeError."""
+        try:
+            yield
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()
+            raise EngineError(
+                f"{self.runtime} failed on {slices.shape} slices: {said[-1] if said else error}"
+            ) from error
+
+    def _check(self, slices: ByteArray) -> None:
+        if slices.dtype != np.uint8 or slices.ndim != 4 or slices.shape[1] != 3:
+            raise ValueError(f"slices are {slices.dtype} {slices.shape}, expected uint8 (N, 3, H, W)")
+        if self._closed:
+            raise EngineError(f"this {self.runtime} engine was closed: open it again")
+
+    def time_steps(self, slices: ByteArray) -> DeviceTimes | None:
+        """Copies and network timed apart by the device's own clock; None for an engine that has none, as on a CPU.
+
+        Parameters
+        ----------
+        slices
+            uint8 (N, 3, H, W), N at least 1; timed are as many of them, from the first, as the engine takes at once.
+
+        Raises
+        ------
+        EngineError
+            When the engine was closed, or its runtime fails.
+        ValueError
+            When ``slices`` is of another dtype or shape.
+        """
+        self._check(slices)
+        with self._failures(slices):
+            return self._time(slices)
+
+    def limits(self) -> DeviceLimits | None:
+        """What the GPU's driver says that it can do; None where there is no GPU."""
+        return None
 
     def close(self) -> None:
         """Give the runtime's memory back; a second call does nothing."""
@@ -88,6 +123,10 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _time(self, slices: ByteArray) -> DeviceTimes | None:  # noqa: ARG002  for an engine that has a clock
+        """One batch, timed."""
+        return None
 
     @abstractmethod
     def _run(self, slices: ByteArray) -> FloatArray:

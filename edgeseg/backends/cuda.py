@@ -5,18 +5,20 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from edgeseg.errors import EngineError
+from edgeseg.device import DeviceLimits
+from edgeseg.errors import EngineError, InputError
 
 Handle = Any
 """A stream, an event or a graph: the binding's own object."""
 
 
-def open_gpu(index: int = 0) -> Gpu:
-    """The machine's GPU of this index, through whichever binding is installed.
+def open_gpu(device: str = "auto") -> Gpu:
+    """One of the machine's GPUs, ``cuda:1`` the second, through whichever binding is installed.
 
     Raises
     ------
@@ -24,7 +26,13 @@ def open_gpu(index: int = 0) -> Gpu:
         When there is no binding.
     EngineError
         When there is no GPU or no driver.
+    InputError
+        When ``device`` is none of NVIDIA's.
     """
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "gpu", "cuda") or not (number or "0").isdigit():
+        raise InputError(f"TensorRT runs on NVIDIA GPUs, not on {device}: give --device cuda, or cuda:1 for the second")
+    index = int(number or "0")
     try:
         from edgeseg.backends.pycuda import PyCudaGpu
     except ImportError:
@@ -56,6 +64,18 @@ class Gpu:
             properties = self._call(runtime.cudaGetDeviceProperties, index)
         self.name = bytes(properties.name).split(b"\0")[0].decode()
         self.capability = f"{properties.major}.{properties.minor}"
+
+    def limits(self) -> DeviceLimits:
+        """What the driver says that it can do."""
+        kinds = self._cuda.cudaDeviceAttr
+        wanted = (
+            kinds.cudaDevAttrMultiProcessorCount,
+            kinds.cudaDevAttrClockRate,
+            kinds.cudaDevAttrMemoryClockRate,
+            kinds.cudaDevAttrGlobalMemoryBusWidth,
+        )
+        found = [int(self._call(self._cuda.cudaDeviceGetAttribute, kind, self._index)) for kind in wanted]
+        return DeviceLimits(self.capability, *found)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         error, *values = function(*arguments)
@@ -92,9 +112,10 @@ class Gpu:
         made = self._call(self._cuda.cudaStreamCreateWithFlags, self._cuda.cudaStreamNonBlocking)
         return self._owned(made, self._cuda.cudaStreamDestroy)
 
-    def event(self) -> Handle:
-        """A mark in a stream."""
-        made = self._call(self._cuda.cudaEventCreateWithFlags, self._cuda.cudaEventDisableTiming)
+    def event(self, timed: bool = False) -> Handle:
+        """A mark in a stream; ``timed`` for `elapsed_ms`, which costs the GPU a little each time."""
+        flags = self._cuda.cudaEventDefault if timed else self._cuda.cudaEventDisableTiming
+        made = self._call(self._cuda.cudaEventCreateWithFlags, flags)
         return self._owned(made, self._cuda.cudaEventDestroy)
 
     def address(self, stream: Handle) -> int:
@@ -126,6 +147,19 @@ class Gpu:
     def reach(self, event: Handle) -> None:
         """Hold the host back until the event has come to pass."""
         self._call(self._cuda.cudaEventSynchronize, event)
+
+    def elapsed_ms(self, start: Handle, end: Handle) -> float:
+        """Time between two timed events that have come to pass."""
+        return float(self._call(self._cuda.cudaEventElapsedTime, start, end))
+
+    def time(self, stream: Handle, marks: list[Handle], steps: list[Callable[[], None]]) -> list[float]:
+        """Queue steps one after the other, each between two of the timed events, and wait: ms of each."""
+        self.record(marks[0], stream)
+        for step, mark in zip(steps, marks[1:], strict=True):
+            step()
+            self.record(mark, stream)
+        self.reach(marks[-1])
+        return [self.elapsed_ms(start, end) for start, end in pairwise(marks)]
 
     def finish_all(self) -> None:
         """Hold the host back until nothing runs on the GPU."""

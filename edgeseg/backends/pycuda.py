@@ -10,6 +10,7 @@ import numpy as np
 from pycuda import driver  # noqa: TID253  whoever imports this module wants to know whether pycuda is there
 
 from edgeseg.backends.cuda import Gpu, Handle
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import EngineError
 
 
@@ -20,7 +21,7 @@ class PyCudaGpu(Gpu):
         self._kept: list[Any] = []
         try:
             driver.init()
-            device = driver.Device(index)
+            self._device = device = driver.Device(index)
             self.name = str(device.name())
             self.capability = "{}.{}".format(*device.compute_capability())
             self._context: Any = device.retain_primary_context()  # the one that TensorRT uses
@@ -57,9 +58,10 @@ class PyCudaGpu(Gpu):
         """A queue of work on the GPU."""
         return self._keep(driver.Stream())
 
-    def event(self) -> Handle:
-        """A mark in a stream."""
-        return self._keep(driver.Event(driver.event_flags.DISABLE_TIMING))
+    def event(self, timed: bool = False) -> Handle:
+        """A mark in a stream; ``timed`` for `elapsed_ms`."""
+        flags = driver.event_flags.DEFAULT if timed else driver.event_flags.DISABLE_TIMING
+        return self._keep(driver.Event(flags))
 
     def address(self, stream: Handle) -> int:
         """The stream as TensorRT takes it."""
@@ -88,6 +90,21 @@ class PyCudaGpu(Gpu):
     def reach(self, event: Handle) -> None:
         """Hold the host back until the event has come to pass."""
         event.synchronize()
+
+    def elapsed_ms(self, start: Handle, end: Handle) -> float:
+        """Time between two timed events that have come to pass."""
+        return float(end.time_since(start))
+
+    def limits(self) -> DeviceLimits:
+        """What the driver says that it can do."""
+        kinds = driver.device_attribute
+        wanted = (
+            kinds.MULTIPROCESSOR_COUNT,
+            kinds.CLOCK_RATE,
+            kinds.MEMORY_CLOCK_RATE,
+            kinds.GLOBAL_MEMORY_BUS_WIDTH,
+        )
+        return DeviceLimits(self.capability, *(int(self._device.get_attribute(kind)) for kind in wanted))
 
     def finish_all(self) -> None:
         """Hold the host back until nothing runs on the GPU."""

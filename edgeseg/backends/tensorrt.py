@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,13 +13,14 @@ import numpy as np
 from edgeseg import nvidia
 from edgeseg.backends.base import Engine
 from edgeseg.backends.cuda import Gpu, Handle, open_gpu
-from edgeseg.errors import EngineError, InputError
+from edgeseg.device import DeviceLimits, DeviceTimes
+from edgeseg.errors import EngineError
 from edgeseg.types import ByteArray, FloatArray, Manifest
 
 
 @dataclass
 class _Slot:
-    """One of the two sets of buffers: ``waiting`` is where in the result its logits go, and how many."""
+    """One of the two sets of buffers. ``waiting``: where in the result its logits go, and how many."""
 
     given: Any
     returned: Any
@@ -28,6 +29,7 @@ class _Slot:
     uploaded: Handle
     computed: Handle
     downloaded: Handle
+    marks: list[Handle]
     waiting: tuple[int, int] | None = None
 
 
@@ -54,13 +56,19 @@ class TensorRtEngine(Engine):
         self._slots: list[_Slot] = []
         self._plan: Any = None
         self._owner: Any = None
-        self._gpu: Gpu = open_gpu(_index(device))
+        self._gpu: Gpu = open_gpu(device)
         self.device = f"{self._gpu.name} (compute capability {self._gpu.capability})"
-        try:
+        with self._guarded():
             nvidia.check_gpu(self._gpu.name, self._gpu.capability, manifest)
+            self._load(content)
+            self._allocate()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """The GPU, for calls after whose failure nothing of it can be trusted: all is released, the engine closed."""
+        try:
             with self._gpu.current():
-                self._load(content)
-                self._allocate()
+                yield
         except BaseException:
             self.close()
             raise
@@ -73,10 +81,8 @@ class TensorRtEngine(Engine):
             self._owner.DLA_core = self._facts["dla_core"]
         self._plan = self._owner.deserialize_cuda_engine(content)
         if self._plan is None:
-            raise EngineError(
-                f"{self.runtime} refuses {self._manifest.name} ({self._logger.last()}): "
-                f"{nvidia.rebuild(self._manifest)}"
-            )
+            why = self._logger.last()
+            raise EngineError(f"{self.runtime} refuses {self._manifest.name} ({why}): {nvidia.rebuild(self._manifest)}")
         wanted = {self._manifest.input["name"]: self._module.uint8, self._manifest.output["name"]: self._module.float32}
         names = [self._plan.get_tensor_name(index) for index in range(self._plan.num_io_tensors)]
         if {name: self._plan.get_tensor_dtype(name) for name in names} != wanted:
@@ -95,41 +101,61 @@ class TensorRtEngine(Engine):
         for _ in range(2):
             host = gpu.pinned(given, np.uint8), gpu.pinned(returned, np.float32)
             given_at, returned_at = gpu.device_memory(host[0].nbytes), gpu.device_memory(host[1].nbytes)
-            self._slots.append(_Slot(*host, given_at, returned_at, gpu.event(), gpu.event(), gpu.event()))
+            marks = [gpu.event(timed=True) for _ in range(4)]
+            self._slots.append(_Slot(*host, given_at, returned_at, gpu.event(), gpu.event(), gpu.event(), marks))
+
+    def _check(self, slices: ByteArray) -> None:
+        super()._check(slices)
+        if slices.shape[1:] != self._slots[0].given.shape[1:]:
+            raise EngineError(f"the plan takes {self._slots[0].given.shape[1:]} slices, not {slices.shape[1:]}")
 
     def _run(self, slices: ByteArray) -> FloatArray:
         largest = self._sizes[-1]
-        if slices.shape[1:] != self._slots[0].given.shape[1:]:
-            raise EngineError(f"the plan takes {self._slots[0].given.shape[1:]} slices, not {slices.shape[1:]}")
         logits = np.empty((len(slices), 1, *slices.shape[2:]), np.float32)
-        try:
-            with self._gpu.current():
-                for turn, start in enumerate(range(0, len(slices), largest)):
-                    self._collect(self._slots[turn % 2], logits)
-                    self._dispatch(turn % 2, slices[start : start + largest], start)
-                for slot in self._slots:
-                    self._collect(slot, logits)
-        except BaseException:
-            self.close()  # after an error of CUDA nothing of this process's GPU can be trusted
-            raise
+        with self._guarded():
+            for turn, start in enumerate(range(0, len(slices), largest)):
+                self._collect(self._slots[turn % 2], logits)
+                self._dispatch(turn % 2, slices[start : start + largest], start)
+            for slot in self._slots:
+                self._collect(slot, logits)
         return logits
 
     def _dispatch(self, which: int, part: ByteArray, start: int) -> None:
         """Queue one batch: up, through the network, down; each stream waits for the one before."""
         gpu, slot, count = self._gpu, self._slots[which], len(part)
-        size = next(size for size in self._sizes if size >= count)
+        size, launch = self._launch(which, count)
         slot.given[:count] = part
         gpu.upload(slot.given_at, slot.given[:size], self._upload)
         gpu.record(slot.uploaded, self._upload)
         gpu.wait(self._compute, slot.uploaded)
-        if (which, size) not in self._launches:
-            self._launches[which, size] = self._prepare(slot, size)
-        self._launches[which, size]()
+        launch()
         gpu.record(slot.computed, self._compute)
         gpu.wait(self._download, slot.computed)
         gpu.download(slot.returned[:count], slot.returned_at, self._download)
         gpu.record(slot.downloaded, self._download)
         slot.waiting = (start, count)
+
+    def _launch(self, which: int, count: int) -> tuple[int, Callable[[], None]]:
+        """The size that so many slices are padded to, and what puts the network for it into the compute stream."""
+        size = next(size for size in self._sizes if size >= count)
+        if (which, size) not in self._launches:
+            self._launches[which, size] = self._prepare(self._slots[which], size)
+        return size, self._launches[which, size]
+
+    def _time(self, slices: ByteArray) -> DeviceTimes:
+        """One batch up, through the network and down again in one stream: nothing overlaps, and nothing waits."""
+        gpu, slot, part = self._gpu, self._slots[0], slices[: self._sizes[-1]]
+        with self._guarded():
+            size, launch = self._launch(0, len(part))  # captured before the clock runs
+            slot.given[: len(part)] = part
+            up = partial(gpu.upload, slot.given_at, slot.given[:size], self._compute)
+            down = partial(gpu.download, slot.returned[:size], slot.returned_at, self._compute)
+            return DeviceTimes(size, *gpu.time(self._compute, slot.marks, [up, launch, down]))
+
+    def limits(self) -> DeviceLimits:
+        """What the GPU's driver says that it can do."""
+        with self._gpu.current():
+            return self._gpu.limits()
 
     def _collect(self, slot: _Slot, logits: FloatArray) -> None:
         if slot.waiting is not None:
@@ -172,10 +198,3 @@ class TensorRtEngine(Engine):
             self._slots.clear()
             self._plan = self._owner = None
         self._gpu.close()
-
-
-def _index(device: str) -> int:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "gpu", "cuda") or not (index or "0").isdigit():
-        raise InputError(f"TensorRT runs on NVIDIA GPUs, not on {device}: give --device cuda, or cuda:1 for the second")
-    return int(index or "0")

@@ -1,8 +1,8 @@
 """T1 onto the FLAIR grid: by the headers where they are right, by rigid registration where they are not.
 
-The check is the registration itself: it always runs, and how far it moves the head says how wrong the headers are.
-The limits below were measured on the LGG training set (aligned already, spacing assumed) and on a TCGA-LGG study
-whose headers are wrong; `docs/` gives the figures.
+A glance (`edgeseg.readers.glance`) says whether the headers may be wrong; where they may, a registration says how wrong
+they are, and how far it moves the head decides. The limits below were measured on the LGG training set (aligned
+already, spacing assumed) and on a TCGA-LGG study whose headers are wrong; ``docs/figures.md`` gives the figures.
 """
 
 # mypy: untyped-calls-exclude="SimpleITK"
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.readers import geometry
+from edgeseg.readers.glance import Glance, Reference, glance, reference
 from edgeseg.types import Alignment, BoolArray, FloatArray, Vector, Volume
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ALIGNED_MM = 2.0
 """Mean displacement of the head below which the headers are taken as right."""
+SEEN_MM = 2.5
+"""What a glance has to see for a registration to be run: it overstates motions of 2 mm and more, never aligned T1s."""
 CLEAR_GAIN = 1.03
 """Factor by which mutual information must grow before a motion is believed."""
 LARGEST_SHIFT_MM, LARGEST_ROTATION_DEG = 60.0, 30.0
@@ -36,22 +39,23 @@ LEAST_COVERAGE = 0.9
 _HEAD_LEVEL = 0.2
 _BINS = 32
 _SEED = 20240229
-_LEVELS = ((6.0, 12_000, 2.0), (3.5, 24_000, 0.5))
-"""Voxel size in mm, samples and first step in mm of the registration's two levels, coarse to fine."""
+_LEVELS = ((6.0, 12_000, 2.0), (3.5, 24_000, 0.5), (2.0, 48_000, 0.2))
+"""Voxel size in mm, samples and first step in mm of the registration's levels, coarse to fine."""
 _ITERATIONS = 50
 _COMPARED_VOXELS = (48, 96, 96)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A T1 on the FLAIR grid (None where it was left out), how it came there, and the same as a clause."""
+    """A T1 on the FLAIR grid (None where it was left out), how it came there, the same as a clause, and the motion."""
 
     volume: Volume | None
     alignment: Alignment
     clause: str
+    motion: sitk.Euler3DTransform | None = None
 
 
-def align(moving: Volume, flair: Volume) -> Aligned:
+def align(moving: Volume, flair: Volume, seen: Reference | None = None) -> Aligned:
     """Bring a T1 onto the FLAIR grid, and check that it lies right.
 
     Parameters
@@ -60,6 +64,8 @@ def align(moving: Volume, flair: Volume) -> Aligned:
         T1, (slice, row, column) float32, with a geometry.
     flair
         FLAIR, (slice, row, column) float32, with a geometry.
+    seen
+        `edgeseg.readers.glance.reference` of the FLAIR, where it was made already.
 
     Returns
     -------
@@ -67,35 +73,57 @@ def align(moving: Volume, flair: Volume) -> Aligned:
         The T1 itself, untouched, where it lies on the FLAIR grid and is aligned; else resampled by the headers, or
         with a rigid motion added, or left out. The same input gives the same output.
     """
-    same = geometry.same_grid(moving, flair)
+    seen = seen or reference(flair)
+    look = glance(moving, seen)
+    if look.shift_mm < SEEN_MM and look.similarity > CHANCE_NATS:
+        return _by_headers(moving, flair, seen.head, _figures(look))
     head = head_mask(flair.voxels)
-    by_headers = moving if same else geometry.resample(moving, flair)
-    before = mutual_information(flair.voxels, by_headers.voxels, head)
+    before = mutual_information(flair.voxels, geometry.resample(moving, flair).voxels, head)
     motion = register(moving, flair)
-    points = head_points(flair, head)
-    shift_mm, rotation_deg = displacement_mm(motion, points), rotation_of(motion)
+    shift_mm, rotation_deg = displacement_mm(motion, seen.head), rotation_of(motion)
     moved = geometry.resample(moving, flair, motion)
     after = mutual_information(flair.voxels, moved.voxels, head)
-
-    needed = shift_mm >= ALIGNED_MM and after >= before * CLEAR_GAIN
-    problem = _problem(shift_mm, rotation_deg, after) if needed else None
-    if not needed and before <= CHANCE_NATS:
-        problem = f"its mutual information with FLAIR is {before:.2f} nats, which is chance"
     figures = (shift_mm, rotation_deg, before, after)
-    if problem is not None:
-        return Aligned(None, Alignment("left out", *figures), f"it could not be aligned with FLAIR: {problem}")
-    covered = coverage(motion if needed else None, points, moving)
-    if covered < LEAST_COVERAGE:
-        clause = (
-            f"left out, as it covers {covered:.0%} of the head that FLAIR shows, and {LEAST_COVERAGE:.0%} is needed"
-        )
-        return Aligned(None, Alignment("left out", *figures), clause)
-    if needed:
+    if shift_mm >= ALIGNED_MM and after >= before * CLEAR_GAIN:
+        if problem := _problem(shift_mm, rotation_deg, after):
+            return _left_out(f"it could not be aligned with FLAIR: {problem}", figures)
         clause = f"registered rigidly, as the headers are {shift_mm:.1f} mm and {rotation_deg:.1f} degrees off"
-        return Aligned(moved, Alignment("registered", *figures), clause)
-    if same:
-        return Aligned(moving, Alignment("same grid", *figures), "on the FLAIR grid already, alignment checked")
-    return Aligned(by_headers, Alignment("resampled", *figures), "resampled by the headers, alignment checked")
+        found = Aligned(moved, Alignment("registered", *figures), clause, motion)
+        return _uncovered(coverage(motion, seen.head, moving), figures) or found
+    if before <= CHANCE_NATS:
+        problem = f"its mutual information with FLAIR is {before:.2f} nats, which is chance"
+        return _left_out(f"it could not be aligned with FLAIR: {problem}", figures)
+    return _by_headers(moving, flair, seen.head, figures)
+
+
+_Figures = tuple[float, float, "float | None", "float | None"]
+
+
+def _figures(look: Glance) -> _Figures:
+    return (look.shift_mm, look.rotation_deg, look.similarity, None)
+
+
+def _by_headers(moving: Volume, flair: Volume, points: Vector, figures: _Figures) -> Aligned:
+    """A T1 whose headers are right, on the FLAIR grid."""
+    if uncovered := _uncovered(coverage(None, points, moving), figures):
+        return uncovered
+    if geometry.same_grid(moving, flair):
+        clause = "on the FLAIR grid already, alignment checked"
+        return Aligned(moving, Alignment("same grid", *figures), clause)
+    resampled = geometry.resample(moving, flair)
+    return Aligned(resampled, Alignment("resampled", *figures), "resampled by the headers, alignment checked")
+
+
+def _uncovered(covered: float, figures: _Figures) -> Aligned | None:
+    """The refusal of a T1 that covers too little of the head (part, 0..1), or None."""
+    if covered >= LEAST_COVERAGE:
+        return None
+    clause = f"left out, as it covers {covered:.0%} of the head that FLAIR shows, and {LEAST_COVERAGE:.0%} is needed"
+    return _left_out(clause, figures)
+
+
+def _left_out(clause: str, figures: _Figures) -> Aligned:
+    return Aligned(None, Alignment("left out", *figures), clause)
 
 
 def register(moving: Volume, flair: Volume) -> sitk.Euler3DTransform:

@@ -6,18 +6,22 @@ are in the order in which the normal, the cross product of the first and the sec
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeseg.errors import StudyError
+from edgeseg.readers.acquisitions import SAME_PLACE, separate, without_copies
 from edgeseg.readers.assembly import UnreadableFile, assemble
+from edgeseg.readers.choice import AUTOMATIC, Selection
+from edgeseg.readers.headers import drop_malformed, read_header
+from edgeseg.readers.limits import MOST_VOXELS
+from edgeseg.readers.pixels import FramesOf
 from edgeseg.readers.sequences import FEWEST_SLICES
-from edgeseg.readers.series import Frame, Series, find_series, read_header
+from edgeseg.readers.series import Frame, Series, find_series
 from edgeseg.types import FloatArray, Geometry, Study, Vector, Volume
 
 if TYPE_CHECKING:
@@ -25,10 +29,19 @@ if TYPE_CHECKING:
 
 GAP_TOLERANCE = 0.1
 """Part of the slice distance by which a distance may differ before a slice counts as missing."""
+_MOSAIC = (
+    "holds all slices of a volume as tiles of one image (a Siemens mosaic), whose places the header does not give: "
+    "export it as Enhanced MR, or a slice a file"
+)
 
 
 def read_study(
-    name: str, uid: str, files: Sequence[Path], notes: Sequence[str] = (), skipped: Sequence[Path] = ()
+    name: str,
+    uid: str,
+    files: Sequence[Path],
+    notes: Sequence[str] = (),
+    skipped: Sequence[Path] = (),
+    selection: Selection = AUTOMATIC,
 ) -> Study:
     """Read one DICOM study.
 
@@ -42,6 +55,8 @@ def read_study(
         Warnings that the study carries already.
     skipped
         Files beside them that cannot be read: named where the study is refused, and in no warning.
+    selection
+        Which series the user named, and the rules for the others.
 
     Returns
     -------
@@ -54,28 +69,61 @@ def read_study(
     StudyError
         There is no FLAIR, or its slices are of unequal size, doubled, missing or not to be decoded.
     """
-    series, more = find_series(files)
-    ordered: dict[int, tuple[Frame, ...]] = {}
-    loaded: list[int] = []
+    found, more = find_series(files)
+    acquired = [one for whole in found for one in separate(whole)]
+    stacks: dict[int, _Stack] = {}
 
     def load(position: int) -> Volume:
-        ordered[position] = order_frames(series[position])
-        loaded.append(position)
-        return read_volume(ordered[position])
+        one = acquired[position]
+        stacks[position] = _load(one.series, one.note)
+        return stacks[position].volume
 
     try:
         study = assemble(
             uid=uid,
             name=name,
             source="dicom",
-            series=[one.facts for one in series],
+            series=[one.series.facts for one in acquired],
             load=load,
             warnings=(*notes, *more),
+            selection=selection,
         )
     except StudyError as error:
         names = ", ".join(path.name for path in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        raise StudyError("; ".join((str(error), *notes)) + (f" ({names})" if names else "")) from error
-    return replace(study, headers=_full_headers(ordered[loaded[0]]))
+        beside = (*notes, *more, *_mosaics(found))
+        identified = "; ".join((error.identified, *beside)) + (f" ({names})" if names else "")
+        raise StudyError("; ".join((str(error), *beside)), identified) from error
+    flair, *_ = stacks.values()  # the first one that is loaded
+    said = (*study.warnings, *(note for stack in stacks.values() for note in stack.notes))
+    return replace(study, headers=_full_headers(flair.frames), warnings=said)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """A series that was read: its frames in order, its volume, and sentences on it."""
+
+    frames: tuple[Frame, ...]
+    volume: Volume
+    notes: tuple[str, ...]
+
+
+def _load(series: Series, note: str) -> _Stack:
+    label = series.facts.label
+    frames, copies = without_copies(series.frames)
+    notes = [note] if note else []
+    if copies:
+        verb = "file is a copy" if copies == 1 else "files are copies"
+        notes.append(f"{copies} {verb} of other images of {label} under another SOPInstanceUID, and left aside")
+    ordered = order_frames(replace(series, frames=frames))
+    volume, lossy = read_volume(ordered)
+    if lossy:
+        notes.append(f"{label} was compressed with loss ({lossy}): its mask may differ from the original's")
+    return _Stack(ordered, volume, tuple(notes))
+
+
+def _mosaics(series: Sequence[Series]) -> tuple[str, ...]:
+    count = sum(len(one.frames) for one in series if one.mosaic)
+    return (f"{count} images are mosaics, each of which {_MOSAIC}",) if count else ()
 
 
 def order_frames(series: Series) -> tuple[Frame, ...]:
@@ -118,37 +166,52 @@ def order_frames(series: Series) -> tuple[Frame, ...]:
     return tuple(placed)
 
 
-def read_volume(frames: Sequence[Frame]) -> Volume:
+def read_volume(frames: Sequence[Frame]) -> tuple[Volume, str | None]:
     """Decode frames that are in order, and stack them.
 
     Returns
     -------
-    Volume
-        (slice, row, column) float32, with rescale slope and intercept (or the modality table) applied.
+    volume
+        (slice, row, column) float32, in the scanner's units: with rescale slope and intercept (or the modality table)
+        applied, and Philips' scaling for display undone where all frames say it and it is not the same for all.
+    lossy
+        Name of a compression that lost something, or None.
 
     Raises
     ------
     StudyError
         A file cannot be decoded: its transfer syntax is not supported, it is truncated or damaged, or its rescale
-        is no number.
+        is no number; or the frames are more than edgeseg takes.
     """
-    datasets: dict[Path, tuple[Dataset, Any]] = {}
+    rows, columns = frames[0].shape
+    if len(frames) * rows * columns > MOST_VOXELS:
+        found = f"{len(frames)} slices of {columns} x {rows} pixels"
+        raise StudyError(f"a series has {found}, and edgeseg takes {MOST_VOXELS / 1e6:.0f} million voxels at most")
+    files: dict[Path, FramesOf] = {}
     slices: list[FloatArray] = []
+    factors: list[float | None] = []
+    lossy = None
     for frame in frames:
-        if frame.path not in datasets:
-            datasets[frame.path] = _decoded(frame.path)
-        dataset, pixels = datasets[frame.path]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                slices.append(_rescaled(dataset, pixels if pixels.ndim == 2 else pixels[frame.index or 0], frame))
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
-            problem = "has a rescale slope, an intercept or a table that cannot be applied: export the series again"
-            raise UnreadableFile(frame.path, problem) from error
+        if frame.path not in files:
+            files[frame.path] = FramesOf(frame.path)
+            lossy = lossy or files[frame.path].lossy
+        values, factor = files[frame.path].frame(frame.index)
+        slices.append(values)
+        factors.append(factor)
         if frame.index is None:
-            del datasets[frame.path]
+            del files[frame.path]
+        if slices[-1].shape != frame.shape:
+            raise UnreadableFile(frame.path, "has pixels of another size than its header says: export it again")
     ids = tuple(frame.instance_uid for frame in frames)
-    return Volume(np.stack(slices), geometry_of(frames), ids)
+    return Volume(_comparable(slices, factors), geometry_of(frames), ids), lossy
+
+
+def _comparable(slices: list[FloatArray], factors: list[float | None]) -> FloatArray:
+    """Slices as a volume, with a scaling for display undone that is not the same for all of them."""
+    known = [factor for factor in factors if factor is not None]
+    if len(known) == len(slices) and len(set(known)) > 1:
+        slices = [values / np.float32(factor) for values, factor in zip(slices, known, strict=True)]
+    return np.stack(slices)
 
 
 def geometry_of(frames: Sequence[Frame]) -> Geometry:
@@ -173,7 +236,7 @@ def _check_distances(label: str, along_mm: Vector) -> None:
         )
     distances = np.diff(along_mm)
     usual = float(np.median(distances[distances > 1e-3])) if (distances > 1e-3).any() else 0.0
-    doubled = int((distances < GAP_TOLERANCE * usual).sum()) if usual else len(distances)
+    doubled = int((distances < SAME_PLACE * usual).sum()) if usual else len(distances)
     if doubled:
         raise StudyError(
             f"{label} holds several images at the same place ({doubled} times), so it is a repeated or a mixed series: "
@@ -189,75 +252,10 @@ def _check_distances(label: str, along_mm: Vector) -> None:
         )
 
 
-def _decoded(path: Path) -> tuple[Dataset, Any]:
-    """A file's dataset and its pixels as stored, (row, column) or (frame, row, column)."""
-    import pydicom
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, force=True)
-            if int(dataset.get("SamplesPerPixel", 1)) != 1:
-                problem = "is a colour image, not an MR image as acquired: export the original series"
-                raise UnreadableFile(path, problem)
-            _name_syntax(dataset)
-            _check_decoder(path, dataset)
-            return dataset, dataset.pixel_array
-    except StudyError:
-        raise
-    except Exception as error:  # decoders raise whatever they like
-        problem = "has a header that can be read and pixels that cannot (truncated or damaged)"
-        raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
-
-
-def _name_syntax(dataset: Dataset) -> None:
-    """Give a file without file meta information the transfer syntax that it was found to be in."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
-        return
-    implicit, little = dataset.original_encoding
-    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-
-
-def _check_decoder(path: Path, dataset: Dataset) -> None:
-    """Refuse a compressed transfer syntax for which no decoder is installed, by its name."""
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
-
-    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
-    if not syntax.is_compressed:
-        return
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        problem = f"is compressed as {syntax.name}, which edgeseg cannot decode here"
-        raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
-
-
-def _rescaled(dataset: Dataset, pixels: Any, frame: Frame) -> FloatArray:
-    """Stored values -> the scanner's units: a frame's own rescale, else the dataset's."""
-    from pydicom.pixels.processing import apply_modality_lut
-
-    if frame.index is not None:
-        for groups in (
-            *(dataset.get("PerFrameFunctionalGroupsSequence") or ())[frame.index : frame.index + 1],
-            *(dataset.get("SharedFunctionalGroupsSequence") or ())[:1],
-        ):
-            items = groups.get("PixelValueTransformationSequence")
-            if items:
-                scaled = pixels * float(items[0].RescaleSlope) + float(items[0].RescaleIntercept)
-                return np.asarray(scaled, dtype=np.float32)
-    return np.asarray(apply_modality_lut(pixels, dataset), dtype=np.float32)
-
-
 def _full_headers(frames: Sequence[Frame]) -> tuple[Dataset, ...]:
-    """Whole headers without pixels, one for each file, in slice order."""
+    """Whole headers without pixels and without what is malformed, one for each file, in slice order."""
     paths = tuple(dict.fromkeys(frame.path for frame in frames))
-    headers = tuple(read_header(path) for path in paths)
-    return tuple(header for header in headers if header is not None)
+    headers = tuple(header for header in map(read_header, paths) if header is not None)
+    for header in headers:
+        drop_malformed(header, deep=True)
+    return headers

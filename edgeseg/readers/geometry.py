@@ -65,6 +65,11 @@ def from_image(image: sitk.Image) -> tuple[FloatArray, Geometry]:
     return voxels, geometry
 
 
+def tilt_deg(geometry: Geometry) -> float:
+    """Angle between the body's axis and the grid's axis that is nearest to it, in degrees, 0 to 54.7."""
+    return float(np.degrees(np.arccos(min(1.0, float(np.abs(geometry.direction[2]).max())))))
+
+
 def same_grid(first: Volume, second: Volume) -> bool:
     """Whether two volumes have the same shape, and corner voxels in the same places to `SAME_GRID_MM`."""
     if first.geometry is None or second.geometry is None or first.voxels.shape != second.voxels.shape:

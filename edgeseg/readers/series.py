@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,31 +13,46 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.errors import StudyError
+from edgeseg.readers import vendors
+from edgeseg.readers.headers import mr_headers
+from edgeseg.readers.imagetype import is_derived, is_reformatted
 from edgeseg.readers.sequences import SeriesFacts
+from edgeseg.readers.sidecar import NO_AGENT
 from edgeseg.types import Vector
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-TAGS = (
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality"),
-    *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "ScanningSequence"),
-    *("EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
-    *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime"),
-    *("EchoPulseSequence", "EchoPlanarPulseSequence", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
-    *("ImagePositionPatient", "ImageOrientationPatient"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-)
-"""What is read of every file to find the series; the FLAIR series' headers are read whole later."""
-
-_DERIVED_TYPES = frozenset(
-    (
-        *("MPR", "CSA MPR", "ADC", "EADC", "FA", "TRACEW", "MIP", "MNIP", "PROJECTION IMAGE", "SUBTRACTION", "SUB"),
-        *("REFORMATTED", "RESAMPLED", "PHASE MAP", "PHASE", "P", "REAL", "R", "IMAGINARY", "I"),
-    )
-)
-_NO_AGENT = frozenset(("", "no", "none", "n", "0", "nil", "without"))
 _PARALLEL, _ASKEW = 0.01, 0.1
+_SAME_TIME = 0.02
+"""Part by which echo and inversion times of one series may differ: scanners round them slice by slice."""
+_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
+"""SOP classes of secondary captures, multi-frame ones too, begin so."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What tells one acquisition of a place from another; None and "" where the header does not say it.
+
+    Parameters
+    ----------
+    agent
+        Whether a contrast agent is named.
+    position
+        Temporal position.
+    number
+        Acquisition number.
+    time
+        Date and time of acquisition, as text that sorts by time.
+    instance
+        Instance number.
+    """
+
+    agent: bool | None = None
+    position: int | None = None
+    number: int | None = None
+    time: str = ""
+    instance: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class Frame:
         Shape (2,): distance of rows and of columns.
     shape
         Rows and columns.
+    moment
+        When it was acquired.
     """
 
     path: Path
@@ -69,6 +84,7 @@ class Frame:
     orientation: Vector
     spacing_mm: Vector
     shape: tuple[int, int]
+    moment: Moment = Moment()
 
     @property
     def normal(self) -> Vector:
@@ -79,29 +95,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Series:
-    """Frames that belong together, in no order, and what is known of them."""
+    """Frames that belong together, in no order, what is known of them, and whether each tiles a whole volume."""
 
     frames: tuple[Frame, ...]
     facts: SeriesFacts
-
-
-def read_header(path: Path, tags: Sequence[str] | None = None) -> Dataset | None:
-    """Read a DICOM file's header without its pixels, or only some elements of it; None where it is not DICOM."""
-    import pydicom
-
-    wanted: Any = None if tags is None else list(tags)
-    try:
-        with path.open("rb") as file:
-            start = file.read(132)
-        bare = start[:4] in (b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00", b"\x08\x00\x00\x00")
-        if start[128:] != b"DICM" and not bare:
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=bare, specific_tags=wanted)
-            return header if header.get("StudyInstanceUID") else None
-    except Exception:  # a damaged file raises whatever it likes: it is not readable, and the caller says so
-        return None
+    mosaic: bool = False
 
 
 def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, ...]]:
@@ -124,22 +122,7 @@ def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, .
     StudyError
         There are no MR images, or none says where it lies in the patient.
     """
-    headers: dict[str, tuple[Path, Dataset]] = {}
-    modalities: Counter[str] = Counter()
-    copies = 0
-    for path in paths:
-        header = read_header(path, TAGS)
-        if header is None:
-            continue
-        _drop_malformed(header)
-        modality = str(header.get("Modality", "unknown"))
-        modalities[modality] += 1
-        if modality == "MR" and header.get("Rows"):
-            uid = str(header.get("SOPInstanceUID") or f"file {len(headers) + 1}")
-            copies += uid in headers
-            headers.setdefault(uid, (path, header))
-    if not headers:
-        raise StudyError(_no_mr(modalities))
+    headers, copies = mr_headers(paths)
     groups, placeless = _group(headers)
     if not groups:
         raise StudyError(
@@ -148,25 +131,16 @@ def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, .
         )
     notes = []
     if copies:
-        notes.append(f"{copies} files are copies of other files of the study and were left aside")
+        verb = "file is a copy" if copies == 1 else "files are copies"
+        notes.append(f"{copies} {verb} of other files of the study, by SOPInstanceUID, and left aside")
     if placeless:
         verb = "image says" if placeless == 1 else "images say"
         notes.append(f"{placeless} {verb} nothing valid of position, orientation or pixel spacing: left aside")
-    return tuple(Series(tuple(frames), facts) for frames, facts in groups), tuple(notes)
+    return groups, tuple(notes)
 
 
-def _no_mr(modalities: Counter[str]) -> str:
-    found = ", ".join(f"{count} {modality}" for modality, count in sorted(modalities.items()))
-    if set(modalities) == {"CT"}:
-        count = "1 file" if modalities["CT"] == 1 else f"{modalities['CT']} files"
-        return (
-            f"only CT images found ({count}): edgeseg segments brain MR and needs a FLAIR series, so give the MR study"
-        )
-    return f"no MR images found (files by modality: {found or 'none'}): give an MR study with a FLAIR series"
-
-
-def _group(headers: dict[str, tuple[Path, Dataset]]) -> tuple[list[tuple[list[Frame], SeriesFacts]], int]:
-    """Frames by series, image type, echo time and orientation, with the facts of each group; how many have no place."""
+def _group(headers: dict[str, tuple[Path, Dataset]]) -> tuple[tuple[Series, ...], int]:
+    """Frames by series, image type, stack, times and orientation; and how many have no place."""
     placeless = 0
     groups: dict[tuple[Any, ...], list[tuple[list[Frame], SeriesFacts]]] = {}
     for uid, (path, header) in headers.items():
@@ -176,39 +150,42 @@ def _group(headers: dict[str, tuple[Path, Dataset]]) -> tuple[list[tuple[list[Fr
                 placeless += 1
                 continue
             facts = _facts(header, index)
-            key = (
-                header.get("SeriesInstanceUID"),
-                facts.label,
-                facts.derived,
-                _type(header, index),
-                facts.echo_time_ms,
-            )
+            stack = str(_item(header, index, "StackID", "FrameContentSequence") or "")
+            mosaic = "MOSAIC" in _type(header, index)
+            uid_of_series = str(header.get("SeriesInstanceUID"))
+            key = (mosaic, uid_of_series, facts.label, facts.derived, _type(header, index), stack)
             alike = groups.setdefault(key, [])
-            for frames, _ in alike:
-                if np.abs(frames[0].orientation - frame.orientation).max() < _PARALLEL:
+            for frames, first in alike:
+                parallel = np.abs(frames[0].orientation - frame.orientation).max() < _PARALLEL
+                if parallel and _same_times(first, facts):
                     frames.append(frame)
                     break
             else:
                 alike.append(([frame], replace(facts, normal=_triple(frame.normal))))
-    found = [(frames, replace(facts, slices=len(frames))) for alike in groups.values() for frames, facts in alike]
-    return found, placeless
+    found = (
+        Series(tuple(frames), replace(facts, slices=len(frames)), key[0])
+        for key, alike in groups.items()
+        for frames, facts in alike
+    )
+    return tuple(found), placeless
 
 
-def _drop_malformed(header: Dataset) -> None:
-    """Take out the elements whose bytes pydicom cannot turn into a value, so that they count as missing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks on values: those that matter are checked here
-        for tag in list(header.keys()):
-            try:
-                header[tag]
-            except Exception:  # pydicom raises whatever a value's conversion does
-                del header[tag]
+def _same_times(first: SeriesFacts, second: SeriesFacts) -> bool:
+    """Whether echo and inversion times are of one series, to `_SAME_TIME`."""
+    pairs = (
+        (first.echo_time_ms, second.echo_time_ms),
+        (first.inversion_time_ms, second.inversion_time_ms),
+    )
+    return all(
+        a == b or (a is not None and b is not None and abs(a - b) <= _SAME_TIME * max(abs(a), abs(b))) for a, b in pairs
+    )
 
 
 def _frame_count(header: Dataset) -> int:
-    """How many frames a multi-frame header has: what it says, or the items that it has for them."""
+    """How many frames a multi-frame header has: what it says, but no more than the items that it has for them."""
     said = _whole_number(header.get("NumberOfFrames"))
-    return said if said is not None else len(header.get("PerFrameFunctionalGroupsSequence") or (None,))
+    described = len(header.get("PerFrameFunctionalGroupsSequence") or (None,))
+    return described if said is None else min(said, described)
 
 
 def _whole_number(value: Any) -> int | None:
@@ -234,13 +211,27 @@ def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | 
         return None
     if not np.isfinite(pixel).all() or abs(float(axes[0] @ axes[1])) > _ASKEW:
         return None
-    return Frame(path, index, uid, place, (axes / lengths).ravel(), pixel, shape)
+    return Frame(path, index, uid, place, (axes / lengths).ravel(), pixel, shape, _moment(header, index))
+
+
+def _moment(header: Dataset, index: int | None) -> Moment:
+    """When a frame was acquired."""
+    content = "FrameContentSequence"
+    position = _item(header, index, "TemporalPositionIdentifier", content, "TemporalPositionIndex")
+    number = _item(header, index, "AcquisitionNumber", content, "FrameAcquisitionNumber")
+    time = _item(header, index, "AcquisitionDateTime", content, "FrameAcquisitionDateTime")
+    return Moment(
+        agent=_agent(header),
+        position=_whole_number(position),
+        number=_whole_number(number),
+        time=str(time or _acquired(header)),
+        instance=_whole_number(header.get("InstanceNumber")),
+    )
 
 
 def _facts(header: Dataset, index: int | None) -> SeriesFacts:
     """What a header says of its series; the number of slices is filled in later."""
     text = [str(header.get("SeriesDescription") or header.get("ProtocolName") or "")]
-    text += [str(header.get(key, "")) for key in ("SequenceName", "PulseSequenceName")]
     types = set(_type(header, index))
     if "LOCALIZER" in types:
         text.append("localizer")
@@ -256,8 +247,20 @@ def _facts(header: Dataset, index: int | None) -> SeriesFacts:
         techniques=_techniques(header, index),
         agent=_agent(header),
         acquired=_acquired(header),
-        derived=bool(types & _DERIVED_TYPES) or {"DERIVED", "SECONDARY"} <= types,
+        derived=is_derived(types) or "MOSAIC" in types or _is_capture(header),
+        sequence=vendors.sequence_names(header),
+        reformatted=is_reformatted(types),
+        thickness_mm=_number(header, index, "SliceThickness", "PixelMeasuresSequence"),
+        names=("" if number is None else str(number), str(header.get("SeriesInstanceUID", "")), digits),
     )
+
+
+def _is_capture(header: Dataset) -> bool:
+    """Whether an image is a secondary capture, or in colour: no image as acquired."""
+    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
+    samples = _whole_number(header.get("SamplesPerPixel"))
+    captured = str(header.get("SOPClassUID", "")).startswith(_CAPTURES)
+    return captured or samples not in (None, 1) or not photometric.startswith("MONOCHROME")
 
 
 def _techniques(header: Dataset, index: int | None) -> tuple[str, ...]:
@@ -276,7 +279,7 @@ def _agent(header: Dataset) -> bool | None:
     """Whether a contrast agent is named."""
     if header.get("ContrastBolusAgentSequence"):
         return True
-    return str(header.get("ContrastBolusAgent") or "").strip().lower() not in _NO_AGENT or None
+    return str(header.get("ContrastBolusAgent") or "").strip().lower() not in NO_AGENT or None
 
 
 def _acquired(header: Dataset) -> str:
@@ -312,9 +315,13 @@ def _item(header: Dataset, index: int | None, keyword: str, group: str, inner: s
         frames = header.get("PerFrameFunctionalGroupsSequence") or ()
         shared = header.get("SharedFunctionalGroupsSequence") or ()
         for groups in (*frames[index : index + 1], *shared[:1]):
-            items = groups.get(group)
-            if items and items[0].get(inner or keyword) is not None:
-                return items[0].get(inner or keyword)
+            try:
+                items = groups.get(group)
+                value = items[0].get(inner or keyword) if items else None
+            except Exception:  # malformed: pydicom raises whatever the conversion does, and the value counts as missing
+                continue
+            if value is not None:
+                return value
     return header.get(keyword)
 
 

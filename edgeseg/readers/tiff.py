@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgeseg.errors import StudyError
+from edgeseg.readers.limits import LARGEST_FILE, MOST_VOXELS
 from edgeseg.types import CHANNELS, ByteArray, ChannelName, ChannelOrigin, Study, Volume
 
 SUFFIXES = (".tif", ".tiff")
@@ -146,6 +147,10 @@ def read_slices(files: Sequence[Path]) -> ByteArray:
                 "the slices of a series must be of equal size, so leave the odd ones out or export them again"
             )
         slices.append(pixels)
+        if len(slices) * pixels.size > MOST_VOXELS * 3:
+            raise StudyError(
+                f"{path.parent} holds more than {MOST_VOXELS / 1e6:.0f} million pixels: give the slices of one series"
+            )
     stacked = np.stack(slices)
     return np.repeat(stacked[..., np.newaxis], 3, axis=3) if stacked.ndim == 3 else stacked
 
@@ -178,6 +183,11 @@ def _parse(path: Path) -> tuple[str, int]:
 
 def _read_image(path: Path) -> ByteArray:
     """One slice, (row, column, 3) or (row, column) uint8."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise StudyError(
+            f"{path} has {path.stat().st_size / (1 << 30):.1f} GB, and edgeseg takes files of {LARGEST_FILE >> 30} GB "
+            "at most: give one slice a file"
+        )
     try:
         with Image.open(path, formats=("TIFF",)) as image:
             frames = getattr(image, "n_frames", 1)
@@ -185,7 +195,9 @@ def _read_image(path: Path) -> ByteArray:
             if frames == 1 and mode in ("RGB", "L"):
                 pixels: ByteArray = np.array(image, dtype=np.uint8)
                 return _checked(path, pixels)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except StudyError:
+        raise
+    except Exception as error:  # of a damaged file Pillow raises whatever it likes
         bits = _bits_per_sample(path)
         if not bits or bits == 8:
             raise StudyError(

@@ -330,12 +330,13 @@ class Queue:
         with self._transaction() as connection:
             _enqueue(connection, job, destinations)
 
-    def due_delivery(self, now: float) -> Delivery | None:
-        """The delivery that has been due for longest at ``now`` (seconds since 1970); None when none is."""
+    def due_delivery(self, now: float, destinations: Sequence[str] | None = None) -> Delivery | None:
+        """The delivery due for longest at ``now`` (seconds since 1970), to one of these destinations; None: none is."""
+        where, names = "WHERE deliveries.state='waiting' AND next_attempt<=?", tuple(destinations or ())
+        if destinations is not None:
+            where += f" AND destination IN ({','.join('?' * len(names))})"
         with self._transaction() as connection:
-            found = _deliveries(
-                connection, "WHERE deliveries.state='waiting' AND next_attempt<=? ORDER BY next_attempt LIMIT 1", now
-            )
+            found = _deliveries(connection, f"{where} ORDER BY next_attempt LIMIT 1", now, *names)
             return found[0] if found else None
 
     def delivered(self, delivery: Delivery) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 from edgeseg import batch, readers, segment
 from edgeseg.errors import ConfigError, EdgesegError, InputError, OutputError, PartialFailure
-from edgeseg.scanner.discretion import withhold
 from edgeseg.scanner.monitor import Monitor
 
 TASK, RESULT = "task.json", "result.json"
@@ -107,7 +106,7 @@ def run(folder: Path, output: Path, opened: segment.OpenEngine, options: segment
     results: dict[str, Any] = {}
     failed: list[EdgesegError] = []
     with tempfile.TemporaryDirectory(prefix="edgeseg-") as stage:
-        for outcome, files in zip(batch.run(studies, opened, Path(stage), options), studies, strict=False):
+        for outcome in batch.run(studies, opened, Path(stage), options):
             try:
                 if outcome.error is not None:
                     raise outcome.error
@@ -116,10 +115,9 @@ def run(folder: Path, output: Path, opened: segment.OpenEngine, options: segment
             except OutputError:
                 raise
             except EdgesegError as error:
-                said = withhold(str(error), files)
-                failed.append(type(error)(said))
-                results[outcome.name] = {"error": said}
-                monitor.event("study_failed", study=outcome.name, error=said)
+                failed.append(error)
+                results[outcome.name] = {"error": str(error)}
+                monitor.event("study_failed", study=outcome.name, error=str(error))
     _write(output / RESULT, lambda path: path.write_text(json.dumps({"edgeseg": results}, indent=2) + "\n"))
     if failed and len(failed) == len(results):
         raise failed[0]

@@ -59,6 +59,8 @@ class Monitor:
         self._buckets = [0] * (len(SECONDS) + 1)
         self._sum = 0.0
         self._beaten = time.monotonic()
+        self.trouble: str | None = None
+        """What else is not well, as a sentence."""
 
     def event(self, name: str, **fields: Value) -> None:
         """Write one line: ``time`` (UTC), ``event``, and what else is to be said, never a patient's data."""
@@ -144,7 +146,7 @@ class Health:
             found.append("the queue cannot be written to")
         if self._monitor.silence_s() > LONGEST_SILENCE_S:
             found.append(f"the worker has been silent for {self._monitor.silence_s():.0f} s")
-        return found
+        return [*found, *([self._monitor.trouble] if self._monitor.trouble else [])]
 
     def metrics(self) -> str:
         """Everything that Prometheus may know, in its text format."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from edgeseg import batch, readers, segment
 from edgeseg.errors import EdgesegError, InputError, OutputError
-from edgeseg.scanner.discretion import withhold
 from edgeseg.scanner.jobs import FILE, Job, Queue
 from edgeseg.scanner.listing import content_digest
 from edgeseg.scanner.monitor import Monitor, space_problem
@@ -182,7 +181,7 @@ class Worker:
             self.monitor.event("study_started", study=job.key, attempt=job.attempts, files=len(files.files))
             outcomes = batch.run([files], self.opened, self.output, self.options, lambda _: self.monitor.beat())
             for outcome in outcomes:
-                self._conclude(job, files, outcome, started)
+                self._conclude(job, outcome, started)
         except (KeyboardInterrupt, SystemExit):
             self.queue.release(job)
             raise
@@ -191,7 +190,7 @@ class Worker:
         except Exception as error:  # nothing may stop the line, whatever a folder holds
             self._fail(job, f"unexpected {type(error).__name__}", started)
 
-    def _conclude(self, job: Job, files: readers.StudyFiles, outcome: batch.Outcome, started: float) -> None:
+    def _conclude(self, job: Job, outcome: batch.Outcome, started: float) -> None:
         if outcome.result is not None:
             seconds, results = time.monotonic() - started, outcome.result.folder
             self._until_written(lambda: self.queue.finish(job, results, self.destinations))
@@ -206,7 +205,7 @@ class Worker:
             self._until_written(lambda: self.queue.release(job))
             self.note("results cannot be written: " + _reason(problem))
             return
-        self._fail(job, withhold(str(problem), files), started)
+        self._fail(job, str(problem), started)
 
     def _fail(self, job: Job, said: str, started: float) -> None:
         seconds = time.monotonic() - started

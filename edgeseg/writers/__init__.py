@@ -24,6 +24,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dicom-sr": ("edgeseg.writers.dicom_sr", ("dicom",)),
     "secondary-capture": ("edgeseg.writers.secondary_capture", ("dicom",)),
     "overlay": ("edgeseg.writers.overlay", ("dicom", "nifti", "tiff")),
+    "html": ("edgeseg.writers.html", ("dicom", "nifti", "tiff")),
     "report": ("edgeseg.writers.report", ("dicom", "nifti", "tiff")),
 }
 """Name -> (module whose ``write`` makes it, kinds of study that can have it), in the order of writing: report last."""

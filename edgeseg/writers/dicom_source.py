@@ -130,12 +130,16 @@ def _images(study: Study) -> list[SourceImage]:
     """Return every image that says where it lies: single images, and the frames of multi-frame instances."""
     images = []
     for header in study.headers:
-        if not header.get("SOPInstanceUID"):
+        uids = (
+            str(header.get("SOPClassUID") or ""),
+            str(header.get("SOPInstanceUID") or ""),
+            str(header.get("SeriesInstanceUID") or ""),
+        )
+        if not all(uids):
             raise StudyError(
-                f"the FLAIR series of study {study.name} has an image without SOP Instance UID, and DICOM results "
-                f"refer to each image by it: {_REMEDY}"
+                f"the FLAIR series of study {study.name} has an image without SOP Instance UID, SOP Class UID or "
+                f"Series Instance UID, and DICOM results refer to each image by them: {_REMEDY}"
             )
-        uids = (str(header.SOPClassUID), str(header.SOPInstanceUID), str(header.SeriesInstanceUID))
         frames = header.get("PerFrameFunctionalGroupsSequence")
         places: list[tuple[int | None, Any]] = [(None, header)]
         if frames is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
-from edgeseg.types import BoolArray, FloatArray, Geometry
+from edgeseg.types import BoolArray, ByteArray, FloatArray, Geometry
 
 OUTLINE = (255, 176, 0)
 """Amber: it stands out from every grey, and stays apart from grey in all common kinds of colour blindness."""
@@ -22,6 +22,25 @@ SECOND_OUTLINE = (64, 156, 255)
 
 Colour = tuple[int, int, int]
 _SHADE = 140
+_TOP_LEFT, _TOP_RIGHT, _BOTTOM_RIGHT, _BOTTOM_LEFT = (
+    (-1, 0, "l1 -1"),
+    (0, -1, "l1 1"),
+    (1, 0, "l-1 1"),
+    (0, 1, "l-1 -1"),
+)
+_DOWN, _ACROSS = (0, -1, "v2"), (-1, 0, "h2")
+_CELL_LINES: dict[int, tuple[tuple[int, int, str], ...]] = {
+    **dict.fromkeys((8, 7), (_TOP_LEFT,)),
+    **dict.fromkeys((4, 11), (_TOP_RIGHT,)),
+    **dict.fromkeys((2, 13), (_BOTTOM_RIGHT,)),
+    **dict.fromkeys((1, 14), (_BOTTOM_LEFT,)),
+    **dict.fromkeys((9, 6), (_DOWN,)),
+    **dict.fromkeys((12, 3), (_ACROSS,)),
+    10: (_TOP_LEFT, _BOTTOM_RIGHT),
+    5: (_TOP_RIGHT, _BOTTOM_LEFT),
+}
+"""Marching squares: the lines of a cell between four pixels' centres, by which of them are marked (top left 8, top
+right 4, bottom right 2, bottom left 1): x and y of the start, from the cell's middle in half pixels, and the way on."""
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 _Pixel = TypeVar("_Pixel", bound=np.generic)
 
@@ -115,10 +134,42 @@ def shown_size(plane: Plane, shape: tuple[int, int], longest_px: int) -> tuple[i
 
 def grey_picture(pixels: FloatArray, limits: tuple[float, float], plane: Plane, size: tuple[int, int]) -> Image.Image:
     """Return a slice (row, column) as a grey RGB picture of the given (width, height) in px."""
+    return Image.fromarray(grey(pixels, limits, plane)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+
+
+def grey(pixels: FloatArray, limits: tuple[float, float], plane: Plane) -> ByteArray:
+    """Return a slice (row, column) as it is shown: uint8, 0..255 between the limits, not scaled."""
     low, high = limits
-    grey = np.clip((np.nan_to_num(pixels, nan=low) - low) * (255.0 / (high - low)), 0, 255)
-    picture = Image.fromarray(plane.turn(np.rint(grey).astype(np.uint8)))
-    return picture.resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    scaled = np.clip((np.nan_to_num(pixels, nan=low) - low) * (255.0 / (high - low)), 0, 255)
+    return plane.turn(np.rint(scaled).astype(np.uint8))
+
+
+def outline_path(mask: BoolArray, plane: Plane) -> str:
+    """Return the edge of a mask (row, column) as an SVG path: lines between the middles of the pixels' edges.
+
+    Parameters
+    ----------
+    mask
+        Shape (row, column), bool, as acquired.
+    plane
+        How the slice is turned.
+
+    Returns
+    -------
+    str
+        In half pixels of the shown slice, from its top left corner; empty where nothing is marked.
+    """
+    shown = plane.turn(mask)
+    if not shown.any():
+        return ""
+    marked = np.pad(shown, 1).view(np.uint8)
+    cells = marked[:-1, :-1] * 8 + marked[:-1, 1:] * 4 + marked[1:, 1:] * 2 + marked[1:, :-1]
+    rows, columns = np.nonzero(cells % 15)
+    return "".join(
+        f"M{2 * column + right} {2 * row + down}{way}"
+        for row, column, kind in zip(rows.tolist(), columns.tolist(), cells[rows, columns].tolist(), strict=True)
+        for right, down, way in _CELL_LINES[kind]
+    )
 
 
 def draw_outline(

@@ -1,12 +1,14 @@
 """``report.json``: what was found, by which engine, from which images, and how long it took.
 
-No patient name, identifier or birth date: a study is named by its folder or by the hash of its UID.
+No patient name, identifier or birth date, unless `ReportFacts.identified` says so: a study is named by its folder or by
+the hash of its UID.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -21,6 +23,16 @@ from edgeseg.writers.diameter import largest_diameter
 FILE = "report.json"
 SCHEMA_VERSION = 1
 NOTICE = "Non-commercial research use only. Not a medical device."
+
+_WHO = {
+    "patient_name": "PatientName",
+    "patient_id": "PatientID",
+    "birth_date": "PatientBirthDate",
+    "accession_number": "AccessionNumber",
+    "study_date": "StudyDate",
+    "study_description": "StudyDescription",
+    "series_description": "SeriesDescription",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class ReportFacts:
         Sentences that a person should read, besides the study's own.
     fingerprint
         Hash of what the results hang on, by which a later run knows them as done.
+    identified
+        Whether the report says who the patient is.
     """
 
     engine: dict[str, Any]
@@ -54,6 +68,7 @@ class ReportFacts:
     algorithm_version: str = __version__
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+    identified: bool = False
 
     @property
     def engine_name(self) -> str:
@@ -124,6 +139,7 @@ def to_dict(
         "edgeseg_version": __version__,
         "notice": NOTICE,
         "study": {"name": study.name, "source": study.source, "grid": _grid(study)},
+        **({"identified": _identified(study)} if facts.identified else {}),
         "finding": "FLAIR abnormality",
         "volume_ml": _rounded(segmentation.volume_ml, 3),
         "largest_diameter_mm": _rounded(None if diameter is None else diameter.length_mm, 3),
@@ -131,6 +147,7 @@ def to_dict(
         "engine": _engine(facts.engine),
         "threshold": facts.threshold,
         "channels": {name: study.channels[name] for name in CHANNELS if name in study.channels},
+        "selection": {"rules": study.rules or None, "considered": study.considered},
         "preprocessing": facts.preprocessing,
         "slices": _slices(segmentation, study),
         "timings_ms": {step: _rounded(duration, 1) for step, duration in timings.items()},
@@ -143,6 +160,19 @@ def to_dict(
     if not isinstance(plain, dict):
         raise TypeError(f"The report became {type(plain).__name__}, not a dict.")
     return plain
+
+
+def _identified(study: Study) -> dict[str, str]:
+    """Return who the patient is and what was examined when, as the FLAIR series' first header says it; DICOM only."""
+    found = {}
+    for name, keyword in _WHO.items() if study.headers else ():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's remarks on values: they are shown as they are
+                found[name] = str(study.headers[0].get(keyword) or "")
+        except Exception:  # pydicom raises whatever a malformed value's conversion does
+            found[name] = ""
+    return found
 
 
 def _engine(engine: Mapping[str, Any]) -> dict[str, Any]:

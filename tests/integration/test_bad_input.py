@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,14 +180,38 @@ def _blank(folder: Path, _tiff: Path, _dicom: Path) -> None:
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / f"head_{k}.tif")
 
 
+def _climbing_zip(folder: Path, _tiff: Path, _dicom: Path) -> None:
+    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
+        archive.writestr("../../scan.dcm", "")
+
+
+def _truncated_zip(folder: Path, tiff: Path, _dicom: Path) -> None:
+    content = Path(shutil.make_archive(str(folder / "study"), "zip", tiff)).read_bytes()
+    (folder / "study.zip").write_bytes(content[:-100])
+
+
+def _large_dicom(folder: Path, _tiff: Path, dicom: Path) -> None:
+    victim = _copy_dicom(dicom, folder, "flair")[4]
+    os.truncate(victim, 4 << 30)
+
+
+def _mosaics(folder: Path, _tiff: Path, dicom: Path) -> None:
+    import pydicom
+
+    for path in _copy_dicom(dicom, folder, "flair"):
+        dataset = pydicom.dcmread(path)
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
+        dataset.save_as(path)
+
+
 GIVE = "give a folder with DICOM files"
 CASES: list[tuple[Make, str, str]] = [
-    (_empty, "study is empty", GIVE),
-    (_gone, "study does not exist", GIVE),
+    (_empty, "the folder is empty", GIVE),
+    (_gone, "the folder does not exist", GIVE),
     (_truncated_dicom, "header that can be read and pixels that cannot", "copy or export the file again"),
     (_truncated_header, "truncated in its header .* and 14 more like it", "copy the files again"),
-    (_random_bytes, "scan.dcm is not DICOM", "copy the files again"),
-    (_text_as_dicom, "scan.dcm is a text file, not DICOM", GIVE),
+    (_random_bytes, "one file is not DICOM", "copy the files again"),
+    (_text_as_dicom, "one file is a text file, not DICOM", GIVE),
     (_other_files, r"2 files were found \(.jpg, .pdf\)", GIVE),
     (_ct, r"only CT images found \(1 file\)", "give the MR study"),
     (_mr_small, "no FLAIR among 1 series", "add the FLAIR series"),
@@ -205,6 +230,14 @@ CASES: list[tuple[Make, str, str]] = [
     (_four_dimensions, "has 16 x 16 x 8 x 3 voxels", "extract the volume that it needs"),
     (_broken_nifti, "cannot be read as NIfTI", "copy or convert it again"),
     (_unnamed_nifti, "no FLAIR among 1 series", "file's name"),
+    (_climbing_zip, "holds a link, or a name that climbs out of the archive", "ask its sender"),
+    (_truncated_zip, "the archive cannot be unpacked", "copy it again"),
+    (
+        _large_dicom,
+        "a slice missing .* 1 file is not DICOM, or truncated, or too large",
+        "export the whole series again",
+    ),
+    (_mosaics, "15 images are mosaics", "export it as Enhanced MR"),
     (_blank, "blank FLAIR channel in all 5 slices", "give RGB slices"),
 ]
 
@@ -223,11 +256,14 @@ def test_a_study_that_cannot_be_used(
     study, out = tmp_path / "study", tmp_path / "out"
     study.mkdir()
     make(study, example_tiff, example_dicom)
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    before = {path: path.stat() for path in study.rglob("*") if path.is_file()}
     assert _run(monkeypatch, study, "-o", out) == 2
     _check_message(capsys.readouterr().err, found, mend)
     assert not out.exists()
-    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+    after = {path: path.stat() for path in study.rglob("*") if path.is_file()}
+    assert [(path, now.st_size, now.st_mtime_ns) for path, now in after.items()] == [
+        (path, was.st_size, was.st_mtime_ns) for path, was in before.items()
+    ]
 
 
 def _check_message(printed: str, found: str, mend: str) -> None:
@@ -330,9 +366,13 @@ def test_one_bad_study_among_many(
         shutil.copy(path, tmp_path / "in" / "c-head")
     assert _run(monkeypatch, tmp_path / "in", "-o", tmp_path / "out", "--format", "masks", "--format", "report") == 3
     printed = capsys.readouterr()
-    assert "a-letter" in printed.err
+    assert re.search(
+        r"unreadable-\w{6}: the folder holds no MR images that can be read .one file is a text", printed.err
+    )
     assert re.search(r"error: \w{12}: only CT images found", printed.err)
-    assert re.search(r"2 of 3 studies are not done: a-letter, \w{12}", printed.err)
+    assert re.search(
+        r"2 of 3 studies are not done: unreadable-\w{6}, \w{12} .--identified says in which folders.", printed.err
+    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c-head"]
     assert "c-head" in printed.out
 
@@ -345,5 +385,5 @@ def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
     )
     assert run.returncode == 2
     assert run.stdout == ""
-    _check_message(run.stderr, "study is empty", GIVE)
+    _check_message(run.stderr, "the folder is empty", GIVE)
     assert [path.name for path in tmp_path.iterdir()] == ["study"]

@@ -98,12 +98,12 @@ def test_infer_writes_to_the_default_folder_and_says_so(short_tiff: Path, edgese
     assert run.code == 0
     folder = Path("edgeseg-output/short")
     assert [path.name for path in Path.cwd().iterdir()] == ["edgeseg-output"]
-    assert sorted(path.name for path in folder.iterdir()) == ["masks", "overlay", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["masks", "overlay", "report.html", "report.json"]
     assert sorted(path.name for path in folder.rglob("*.tif")) == sorted(f"short_{k}_mask.tif" for k in range(8, 13))
     assert "short" in run.out
     assert run.err.splitlines() == [
         "Non-commercial research use only. Not a medical device.",
-        f"Results: {folder}",
+        f"Report: {folder}/report.html",
     ]
 
 

@@ -172,8 +172,8 @@ def test_nothing_that_is_kept_holds_voxels(studies: Path, tmp_path: Path, defaul
     read = readers.read_study
     broken = iter((False, True, True))
 
-    def spy(files: readers.StudyFiles) -> Study:
-        study = read(files)
+    def spy(files: readers.StudyFiles, selection: readers.Selection) -> Study:
+        study = read(files, selection)
         volumes.append(weakref.ref(study.flair))
         if next(broken):
             raise StudyError("read, and then found to be odd")

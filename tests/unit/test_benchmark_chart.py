@@ -19,7 +19,7 @@ def _engine(network: str, name: str, peer: bool) -> dict[str, Any]:
     return {"network": network, "name": name, "peer": peer, "single": single, "best": best}
 
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "machine": {"cpu": "a processor"},
     "threads": 2,
     "rounds": 20,
@@ -35,6 +35,20 @@ def test_a_chart_is_drawn(tmp_path: Path) -> None:
         assert image.width == 1200
         assert len(np.unique(np.asarray(image.convert("L")))) > 10
     assert [file.name for file in tmp_path.iterdir()] == ["chart.png"]
+
+
+def test_a_gpu_gets_a_panel_of_its_own(tmp_path: Path) -> None:
+    def on_gpu(roofline_ms: float | None) -> dict[str, Any]:
+        best = {"batch": 8, "upload_ms": 0.3, "compute_ms": 2.0, "download_ms": 0.2, "roofline_ms": roofline_ms}
+        return {"device": "Card (compute capability 8.9)", "on_gpu": {"best": best}}
+
+    engines = [{**REPORT["engines"][0], **on_gpu(0.9)}, {**REPORT["engines"][2], **on_gpu(None)}, REPORT["engines"][1]]
+    heights = []
+    for name, shown in (("without", REPORT["engines"]), ("with", engines)):
+        benchmark_chart.draw({**REPORT, "engines": shown}, tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as image:
+            heights.append(image.height)
+    assert heights[1] > heights[0] + 120
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

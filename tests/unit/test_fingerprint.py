@@ -14,6 +14,7 @@ import edgeseg
 from edgeseg import fingerprint as rooms
 from edgeseg import readers
 from edgeseg.fingerprint import fingerprint
+from edgeseg.readers.rules import built_in
 
 
 @pytest.fixture
@@ -80,16 +81,28 @@ def test_dicom_files_count_wherever_they_lie(example_dicom: Path, tmp_path: Path
     assert fingerprint(before, {}) != fingerprint(after, {})
 
 
-def test_a_sidecar_counts(tmp_path: Path) -> None:
-    (tmp_path / "head_flair.nii.gz").write_bytes(b"")
-    (found,) = readers.find_studies(tmp_path)
-    marks = [fingerprint(found, {})]
-    for content in ("{}", '{"EchoTime": 0.1}'):
-        (tmp_path / "head_flair.json").write_text(content)
-        marks.append(fingerprint(found, {}))
-    assert len(set(marks)) == 3
-    (tmp_path / "other.json").write_text("{}")
-    assert fingerprint(found, {}) == marks[-1]
+def test_a_sidecar_of_nifti_counts(tmp_path: Path) -> None:
+    image = tmp_path / "a.nii.gz"
+    image.write_bytes(b"voxels")
+    study = readers.StudyFiles("a", "nifti", tmp_path, (image,), "a")
+    alone = fingerprint(study, {})
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.1}')
+    beside = fingerprint(study, {})
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.2}')
+    assert len({alone, beside, fingerprint(study, {})}) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (readers.Selection(), readers.Selection(pre="none")),
+        (readers.Selection(flair="3"), readers.Selection(flair="4")),
+        (readers.Selection(rules=built_in()), readers.Selection(rules=replace(built_in(), enough=4))),
+    ],
+)
+def test_another_choice_of_series(one: Any, other: Any, study: readers.StudyFiles) -> None:
+    assert fingerprint(study, {"options": one}) == fingerprint(study, {"options": replace(one)})
+    assert fingerprint(study, {"options": one}) != fingerprint(study, {"options": other})
 
 
 @dataclass(frozen=True)

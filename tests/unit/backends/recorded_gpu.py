@@ -1,7 +1,8 @@
 """A GPU that is none: it records every call, and does queued work as late as its synchronisation allows.
 
 Work in a stream is done when the host waits for it, and no earlier; of other streams, only what was waited for is
-done. Whoever forgets to synchronise reads what was there before.
+done. Whoever forgets to synchronise reads what was there before. Its clock runs while it works: a kilobyte copied takes
+1 ms, a slice computed 10 ms.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Gpu:
         self.latest: dict[Any, Work] = {}
         self.memory: dict[int, Any] = {}
         self.copied: list[tuple[str, int]] = []
+        self.clock_ms = 0.0
+        self.limits = {"processors": 128, "clock": 2_520_000, "memory clock": 10_501_000, "bus": 384}
 
     def allocate(self, kind: str, size: int) -> int:
         """Address of memory that is really there, so that copies are real."""
@@ -116,6 +119,7 @@ class Gpu:
 
         def move() -> None:
             ctypes.memmove(to, source, size)
+            self.clock_ms += size / 1000
 
         stream.add(move)
 
@@ -149,6 +153,10 @@ def cuda_python(gpu: Gpu, graphs: bool = True) -> Any:
         return SimpleNamespace(name=gpu.name.encode() + b"\0" * 9, major=major, minor=minor)
 
     @call
+    def cudaDeviceGetAttribute(kind: str, _index: int) -> int:
+        return gpu.limits[kind]
+
+    @call
     def cudaMalloc(size: int) -> int:
         return gpu.allocate("device", size)
 
@@ -173,8 +181,8 @@ def cuda_python(gpu: Gpu, graphs: bool = True) -> Any:
         gpu.living.remove(("stream", stream))
 
     @call
-    def cudaEventCreateWithFlags(_flags: int) -> Any:
-        event = Event()
+    def cudaEventCreateWithFlags(flags: int) -> Any:
+        event = Event(timed=flags == 0)
         gpu.living.add(("event", event))
         return event
 
@@ -188,7 +196,11 @@ def cuda_python(gpu: Gpu, graphs: bool = True) -> Any:
 
     @call
     def cudaEventRecord(event: Any, stream: Stream) -> None:
-        gpu.latest[event] = stream.add()
+        gpu.latest[event] = event.mark(gpu, stream)
+
+    @call
+    def cudaEventElapsedTime(start: Any, end: Any) -> float:
+        return float(end.came_ms - start.came_ms)
 
     @call
     def cudaStreamWaitEvent(stream: Stream, event: Any, _flags: int) -> None:
@@ -241,10 +253,17 @@ def cuda_python(gpu: Gpu, graphs: bool = True) -> Any:
         return None
 
     names = {name: value for name, value in locals().items() if name.startswith("cuda")}
-    constants = {"cudaHostAllocDefault": 0, "cudaStreamNonBlocking": 1, "cudaEventDisableTiming": 2}
+    constants = {"cudaHostAllocDefault": 0, "cudaStreamNonBlocking": 1, "cudaEventDefault": 0}
     return SimpleNamespace(
         **names,
         **constants,
+        cudaEventDisableTiming=2,
+        cudaDeviceAttr=SimpleNamespace(
+            cudaDevAttrMultiProcessorCount="processors",
+            cudaDevAttrClockRate="clock",
+            cudaDevAttrMemoryClockRate="memory clock",
+            cudaDevAttrGlobalMemoryBusWidth="bus",
+        ),
         cudaError_t=Error,
         cudaGetErrorString=lambda _error: (Error.cudaSuccess, b"broken on purpose"),
         cudaMemcpyKind=SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down"),
@@ -253,9 +272,29 @@ def cuda_python(gpu: Gpu, graphs: bool = True) -> Any:
 
 
 class Event:
-    """An event, or a graph."""
+    """An event, or a graph. When it came to pass, only one that is timed can say, and not before."""
 
     actions: Any = None
+
+    def __init__(self, timed: bool = False) -> None:
+        self.timed = timed
+        self._came_ms: float | None = None
+
+    def mark(self, gpu: Gpu, stream: Stream) -> Work:
+        """Put it into a stream; what it said before is forgotten."""
+        self._came_ms = None
+
+        def pass_by() -> None:
+            self._came_ms = gpu.clock_ms
+
+        return stream.add(pass_by)
+
+    @property
+    def came_ms(self) -> float:
+        """The GPU's time."""
+        assert self.timed, "this event was made without a clock"
+        assert self._came_ms is not None, "asked before it came to pass"
+        return self._came_ms
 
 
 def pycuda(gpu: Gpu) -> Any:
@@ -301,6 +340,10 @@ def pycuda(gpu: Gpu) -> Any:
         def compute_capability(self) -> tuple[int, int]:
             return gpu.capability
 
+        def get_attribute(self, kind: str) -> int:
+            said("get_attribute")
+            return gpu.limits[kind]
+
         def retain_primary_context(self) -> Context:
             context = Context()
             gpu.living.add(("context", context))
@@ -338,11 +381,15 @@ def pycuda(gpu: Gpu) -> Any:
 
     class DriverEvent:
         def __init__(self, flags: int) -> None:
-            assert flags == 2
+            self.own = Event(timed=flags == 0)
 
         def record(self, stream: DriverStream) -> None:
             said("record")
-            gpu.latest[self] = stream.own.add()
+            gpu.latest[self] = self.own.mark(gpu, stream.own)
+
+        def time_since(self, start: DriverEvent) -> float:
+            said("time_since")
+            return self.own.came_ms - start.own.came_ms
 
         def synchronize(self) -> None:
             said("Event.synchronize")
@@ -363,7 +410,13 @@ def pycuda(gpu: Gpu) -> Any:
         Context=Context,
         Stream=DriverStream,
         Event=DriverEvent,
-        event_flags=SimpleNamespace(DISABLE_TIMING=2),
+        event_flags=SimpleNamespace(DEFAULT=0, DISABLE_TIMING=2),
+        device_attribute=SimpleNamespace(
+            MULTIPROCESSOR_COUNT="processors",
+            CLOCK_RATE="clock",
+            MEMORY_CLOCK_RATE="memory clock",
+            GLOBAL_MEMORY_BUS_WIDTH="bus",
+        ),
         mem_alloc=lambda size: Allocation("device", size),
         pagelocked_empty=pagelocked_empty,
         memcpy_htod_async=memcpy_htod_async,
@@ -461,6 +514,7 @@ class TensorRt:
         def compute() -> None:
             slices = self.gpu.array(given, shape, np.uint8)
             self.gpu.array(returned, (shape[0], 1, *shape[2:]), np.float32)[:] = slices[:, :1].astype(np.float32) - 100
+            self.gpu.clock_ms += 10 * shape[0]
 
         stream.add(compute)
         return True

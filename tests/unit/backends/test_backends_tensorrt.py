@@ -15,6 +15,7 @@ import recorded_gpu
 
 from edgeseg import backends
 from edgeseg.backends.base import Engine
+from edgeseg.device import DeviceLimits
 from edgeseg.errors import BackendMissing, EngineError, InputError
 from edgeseg.types import ByteArray, Manifest, Preprocessing
 
@@ -287,3 +288,71 @@ def test_without_a_binding_the_remedy_is_named(start: Start, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(BackendMissing, match=r"edgeseg\[tensorrt\]"):
         _open()
+
+
+# --- timing
+
+
+@pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 4), (6, 6), (26, 6)])
+def test_copies_and_network_are_timed_apart(binding: str, count: int, size: int, start: Start) -> None:
+    """The double's events say when they came to pass, and refuse to before they did."""
+    machine = start(binding)
+    with _open() as engine:
+        for _ in range(2):
+            found = engine.time_steps(_slices(count))
+            assert found is not None
+            up, down = size * 3 * SIZE * SIZE / 1000, size * 4 * SIZE * SIZE / 1000
+            assert (found.batch, found.upload_ms, found.compute_ms, found.download_ms) == pytest.approx(
+                (size, up, 10 * size, down)
+            )
+        slices = _slices(5)
+        assert np.array_equal(engine.predict_logits(slices), slices[:, :1].astype(np.float32) - 100)
+    assert not machine.gpu.living
+
+
+def test_each_step_is_between_two_marks_of_one_stream_and_waited_for_once(start: Start) -> None:
+    machine = start()
+    with _open() as engine:
+        engine.time_steps(_slices(6))
+        machine.gpu.calls.clear()
+        engine.time_steps(_slices(6))
+        calls = [name for name in machine.gpu.calls if name != "cudaSetDevice"]
+    mark, copy = "cudaEventRecord", "cudaMemcpyAsync"
+    queued = [mark, copy, mark, "cudaGraphLaunch", mark, copy, mark]
+    assert calls == [*queued, "cudaEventSynchronize", *["cudaEventElapsedTime"] * 3]
+
+
+@pytest.mark.parametrize(
+    "call", ["cudaMemcpyAsync", "cudaEventRecord", "cudaGraphLaunch", "cudaEventSynchronize", "cudaEventElapsedTime"]
+)
+def test_an_error_while_timing_releases_everything_and_closes(call: str, start: Start) -> None:
+    machine = start()
+    engine = _open()
+    engine.time_steps(_slices(6))
+    machine.gpu.broken = call
+    with pytest.raises(EngineError, match=call):
+        engine.time_steps(_slices(6))
+    assert not machine.gpu.living
+    with pytest.raises(EngineError, match="was closed"):
+        engine.time_steps(_slices(6))
+
+
+@pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
+def test_the_driver_says_what_the_card_can_do(binding: str, start: Start) -> None:
+    machine = start(binding)
+    with _open() as engine:
+        assert engine.limits() == DeviceLimits("8.9", 128, 2_520_000, 10_501_000, 384)
+        machine.gpu.broken = "cudaDeviceGetAttribute" if binding == "cuda-python" else "get_attribute"
+        with pytest.raises(EngineError, match="CUDA refuses"):
+            engine.limits()
+    assert not machine.gpu.living
+
+
+def test_the_doubles_calls_are_those_of_cuda_python() -> None:
+    """Every name that the double answers to is there in the real binding, where that is installed."""
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    double = recorded_gpu.cuda_python(recorded_gpu.Gpu())
+    assert not [name for name in vars(double) if not hasattr(runtime, name)]
+    assert not [name for name in vars(double.cudaDeviceAttr) if not hasattr(runtime.cudaDeviceAttr, name)]
+    assert (runtime.cudaEventDefault, runtime.cudaEventDisableTiming) == (0, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -77,22 +78,37 @@ def test_results_beside_the_slices_do_not_hide_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("files", "found", "named"),
     [
-        ({}, "is empty"),
-        ({"scan.dcm": b"this is text"}, r"scan.dcm is a text file, not DICOM"),
-        ({"a": b"", "b": b""}, r"a is empty, and 1 more like it"),
-        ({"a": b"\0\1\2"}, r"a is not DICOM"),
-        ({"a": b"\0" * 128 + b"DICM"}, r"truncated in its header"),
-        ({"readme.txt": b"hello", "picture.png": b"x"}, r"2 files were found \(.png, .txt\)"),
+        ({}, "is empty", ""),
+        ({"scan.dcm": b"this is text"}, r"one file is a text file, not DICOM", "scan.dcm is a text file"),
+        ({"a": b"", "b": b""}, r"one file is empty, and 1 more like it", "(a is empty"),
+        ({"a": b"\0\1\2"}, r"one file is not DICOM", "(a is not DICOM"),
+        ({"a": b"\0" * 128 + b"DICM"}, r"truncated in its header", "(a is DICOM, but"),
+        ({"readme.txt": b"hello", "picture.png": b"x"}, r"2 files were found \(.png, .txt\)", ""),
     ],
 )
-def test_nothing_usable(tmp_path: Path, files: dict[str, bytes], found: str) -> None:
+def test_nothing_usable(tmp_path: Path, files: dict[str, bytes], found: str, named: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StudyError, match=found) as error:
         find_studies(tmp_path)
     assert "give a folder with DICOM files" in str(error.value)
+    assert str(error.value).startswith("the folder ")
+    assert error.value.identified.startswith(f"{tmp_path} ")
+    assert named in error.value.identified
+
+
+def test_folders_of_unreadable_files_are_named_by_digits(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "dicom", tmp_path / "good")
+    for name in ("DOE^JOHN", "ROE^JANE"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "IM1.dcm").write_text("no image")
+    studies = find_studies(tmp_path)
+    names = [study.name for study in studies if not study.uid]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"unreadable-[0-9a-f]{6}", name) for name in names)
+    assert names == [study.name for study in find_studies(tmp_path) if not study.uid]
 
 
 def test_a_path_that_is_missing(tmp_path: Path) -> None:

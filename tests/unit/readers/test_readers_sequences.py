@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgeseg.errors import StudyError
-from edgeseg.readers.sequences import SeriesFacts, choose, recognise
+from edgeseg.readers.choice import choose
+from edgeseg.readers.sequences import SeriesFacts, recognise
 
 
 def _facts(

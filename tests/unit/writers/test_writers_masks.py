@@ -47,9 +47,9 @@ def test_two_slices_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("tiff", ("masks", "overlay", "report")),
-        ("nifti", ("nifti", "overlay", "report")),
-        ("dicom", ("nifti", "dicom-seg", "dicom-sr", "overlay", "report")),
+        ("tiff", ("masks", "overlay", "html", "report")),
+        ("nifti", ("nifti", "overlay", "html", "report")),
+        ("dicom", ("nifti", "dicom-seg", "dicom-sr", "overlay", "html", "report")),
     ],
 )
 def test_default_formats(source: Source, expected: tuple[str, ...]) -> None:
@@ -60,7 +60,9 @@ def test_default_formats(source: Source, expected: tuple[str, ...]) -> None:
 def test_a_format_that_the_study_cannot_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     """The message says what the study can have."""
     segmentation, study = _study()
-    with pytest.raises(InputError, match=r"TIFF study cannot have.*dicom-seg: choose among masks, overlay, report"):
+    with pytest.raises(
+        InputError, match=r"TIFF study cannot have.*dicom-seg: choose among masks, overlay, html, report"
+    ):
         write(segmentation, study, ["masks", "dicom-seg"], tmp_path, FACTS)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,16 @@ from PIL import Image
 
 from edgeseg.types import Geometry, Segmentation, Study, Volume
 from edgeseg.writers import ReportFacts, write
-from edgeseg.writers.display import OUTLINE, display_plane, draw_outline, grey_picture, shown_size, window
+from edgeseg.writers.display import (
+    OUTLINE,
+    Plane,
+    display_plane,
+    draw_outline,
+    grey_picture,
+    outline_path,
+    shown_size,
+    window,
+)
 from edgeseg.writers.overlay import choose_slices
 
 FACTS = ReportFacts(engine={"name": "test-fp32"}, preprocessing={}, threshold=0.5)
@@ -162,3 +173,35 @@ def test_an_empty_mask_gives_the_contact_sheet_alone(tmp_path: Path) -> None:
     with Image.open(tmp_path / "overlay/contact-sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     assert not ((pixels[..., 0] - pixels[..., 2]) > 60).any()
+
+
+def _points(path: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and end of each line of an outline's path."""
+    found = []
+    for x, y, way in re.findall(r"M(-?\d+) (-?\d+)(l-?\d+ -?\d+|[hv]\d+)", path):
+        steps = [int(number) for number in re.findall(r"-?\d+", way)]
+        across, down = (*steps, 0) if way[0] == "h" else (0, *steps) if way[0] == "v" else steps
+        found.append(((int(x), int(y)), (int(x) + across, int(y) + down)))
+    return found
+
+
+def test_the_outline_of_one_pixel_goes_around_its_middle() -> None:
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[2, 3] = True
+    lines = _points(outline_path(mask, Plane()))
+    assert {point for line in lines for point in line} == {(7, 4), (8, 5), (7, 6), (6, 5)}
+    turned = _points(outline_path(mask, Plane(transpose=True, flip_horizontal=True)))
+    assert {point for line in turned for point in line} == {(5, 6), (6, 7), (5, 8), (4, 7)}
+    assert outline_path(np.zeros((5, 7), dtype=bool), Plane()) == ""
+
+
+def test_an_outline_is_closed_and_parts_the_marked_pixels_from_the_others() -> None:
+    mask = np.random.default_rng(0).random((12, 17)) > 0.6  # all sixteen kinds of cells, edges of the picture too
+    lines = _points(outline_path(mask, Plane()))
+    ends = Counter(point for line in lines for point in line)
+    assert set(ends.values()) == {2}
+    for row in range(12):
+        for column in range(17):
+            x, y = 2 * column + 1, 2 * row + 1
+            left_of = sum(a[0] + b[0] < 2 * x and min(a[1], b[1]) <= y < max(a[1], b[1]) for a, b in lines)
+            assert (left_of % 2 == 1) == mask[row, column]

@@ -1,0 +1,201 @@
+"""What a DICOM file's header says, read so that no file can cost more than it is worth."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.errors import StudyError
+from edgeseg.readers import vendors
+from edgeseg.readers.limits import LARGEST_FILE
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+TAGS: tuple[str | int, ...] = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality"),
+    *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "ScanningSequence"),
+    *("EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
+    *("AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime"),
+    *("EchoPulseSequence", "EchoPlanarPulseSequence", "Rows", "Columns", "NumberOfFrames", "PixelSpacing"),
+    *(
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "SliceThickness",
+        "PatientID",
+        "AcquisitionNumber",
+        "InstanceNumber",
+    ),
+    *("TemporalPositionIdentifier", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *vendors.TAGS,
+)
+"""What is read of every file to find the series; the FLAIR series' headers are read whole later."""
+LARGEST_VALUE = 1 << 20
+"""Bytes above which an element's value counts as missing, sequences apart: none of `TAGS` is as long."""
+MOST_READS = 2_000_000
+"""Reads of a file's header: an Enhanced image of 1000 frames needs a tenth of them."""
+
+_MODALITIES = frozenset(
+    (
+        *("CR", "CT", "DX", "ECG", "KO", "MG", "MR", "NM", "OT", "PR", "PT", "REG", "RF", "RTDOSE", "RTPLAN"),
+        *("RTSTRUCT", "SC", "SEG", "SR", "US", "XA"),
+    )
+)
+"""Those that a message may quote: what else stands there is nobody's code and may be anything."""
+_SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_BARE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
+"""Groups that a file without a preamble begins with, the last one in big endian."""
+
+
+def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset | None:
+    """Read a DICOM file's header without its pixels, or only some elements of it.
+
+    Parameters
+    ----------
+    path
+        The file, with or without a preamble.
+    tags
+        Keywords of the elements that are wanted; values longer than `LARGEST_VALUE` count as missing then.
+
+    Returns
+    -------
+    Dataset or None
+        None where the file is not DICOM, says no StudyInstanceUID, or is larger than `LARGEST_FILE`.
+    """
+    import pydicom
+
+    wanted: Any = None if tags is None else list(tags)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return None
+        with path.open("rb") as file:
+            start = file.read(1024)
+        bare = start[128:132] != b"DICM"
+        if (bare and not start.startswith(_BARE)) or (_DEFLATED in start and not _inflates(path)):
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Patient(path) as file:
+                header = pydicom.dcmread(
+                    file,
+                    stop_before_pixels=True,
+                    force=bare,
+                    specific_tags=wanted,
+                    defer_size=None if tags is None else LARGEST_VALUE,
+                )
+            if tags is not None:
+                _drop_long(header)
+            return header if header.get("StudyInstanceUID") else None
+    except Exception:  # a damaged file raises whatever it likes: it is not readable, and the caller says so
+        return None
+
+
+class Patient(io.BufferedReader):
+    """A file that ends the patience of its reader: zeros without end are elements without end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read as any file does, and raise ValueError where it was asked `MOST_READS` times."""
+        self._reads += 1
+        if self._reads > MOST_READS:
+            raise ValueError("more elements than any image has")
+        return super().read(size)
+
+
+def _inflates(path: Path) -> bool:
+    """Whether a deflated file's dataset has at most `LARGEST_FILE` bytes when it is inflated."""
+    with path.open("rb") as file:
+        file.seek(140)
+        file.seek(144 + int.from_bytes(file.read(4), "little"))  # the file meta information says its own length
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        found, chunk = 0, file.read(1 << 16)
+        while chunk and found <= LARGEST_FILE:
+            found += len(inflater.decompress(chunk, 1 << 24))
+            chunk = inflater.unconsumed_tail or file.read(1 << 16)
+    return found <= LARGEST_FILE
+
+
+def _drop_long(header: Dataset) -> None:
+    """Take out the values that were too long to be read, those of sequences apart."""
+    for tag in list(header.keys()):
+        raw = header.get_item(tag)
+        if getattr(raw, "is_raw", False) and raw.value is None and raw.length > LARGEST_VALUE and raw.VR != "SQ":
+            del header[tag]
+
+
+def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], int]:
+    """The MR images among a study's files, by SOPInstanceUID, and how many more files have one that was met before.
+
+    Raises
+    ------
+    StudyError
+        There are no MR images, or images of several patients.
+    """
+    headers: dict[str, tuple[Path, Dataset]] = {}
+    modalities: Counter[str] = Counter()
+    patients = set()
+    copies = 0
+    for path in paths:
+        header = read_header(path, TAGS)
+        if header is None:
+            continue
+        drop_malformed(header)
+        modality = str(header.get("Modality", "unknown"))
+        modality = modality if modality in _MODALITIES else "of another modality"
+        modalities[modality] += 1
+        if modality == "MR" and header.get("Rows") and header.get("SOPClassUID") != _SPECTROSCOPY:
+            uid = str(header.get("SOPInstanceUID") or f"file {len(headers) + 1}")
+            copies += uid in headers
+            headers.setdefault(uid, (path, header))
+            patients.add(str(header.get("PatientID") or "").strip())
+    if not headers:
+        raise StudyError(_no_mr(modalities))
+    if len(patients - {""}) > 1:
+        raise StudyError(
+            f"{len(patients - {''})} patients share one StudyInstanceUID: give the files of one patient, or mend the "
+            "UIDs where they were changed"
+        )
+    return headers, copies
+
+
+def _no_mr(modalities: Counter[str]) -> str:
+    found = ", ".join(f"{count} {modality}" for modality, count in sorted(modalities.items()))
+    if set(modalities) == {"CT"}:
+        count = "1 file" if modalities["CT"] == 1 else f"{modalities['CT']} files"
+        return (
+            f"only CT images found ({count}): edgeseg segments brain MR and needs a FLAIR series, so give the MR study"
+        )
+    return f"no MR images found (files by modality: {found or 'none'}): give an MR study with a FLAIR series"
+
+
+def drop_malformed(header: Dataset, deep: bool = False) -> None:
+    """Take out the elements whose bytes pydicom cannot turn into a value, so that they count as missing.
+
+    Parameters
+    ----------
+    header
+        What is changed.
+    deep
+        Also in the items of sequences, which takes longer.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks on values: those that matter are checked by their readers
+        for tag in list(header.keys()):
+            try:
+                element = header[tag]
+            except Exception:  # pydicom raises whatever a value's conversion does
+                del header[tag]
+                continue
+            if deep and element.VR == "SQ":
+                for item in element.value or ():
+                    drop_malformed(item, deep)

@@ -1,0 +1,284 @@
+"""A DICOM file's pixels: decoded, freed of what is not the image, and in the scanner's units."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeseg.errors import StudyError
+from edgeseg.readers.assembly import UnreadableFile
+from edgeseg.readers.headers import Patient, read_header
+from edgeseg.readers.limits import MOST_VOXELS
+from edgeseg.types import FloatArray
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
+"""Transfer syntaxes that always lose something: JPEG baseline and extended, JPEG-LS near-lossless."""
+_PERHAPS_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+"""JPEG 2000 and HTJ2K without a promise: a header can say that nothing was lost."""
+_EXTENDED = "1.2.840.10008.1.2.4.51"
+_PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "gdcm", "pillow")
+"""Decoders in the order in which they are tried, each on its own syntaxes."""
+_PHILIPS = (0x2005, "Philips MR Imaging DD 001", 0x0E)
+_PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)
+
+
+class FramesOf:
+    """The frames of one DICOM file, in the scanner's units.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    UnreadableFile
+        The pixels cannot be decoded, or are not those of a grey image as acquired.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._dataset, self._stored, self.lossy = _decoded(path)
+        """``lossy`` is the name of the compression where it lost something, else None."""
+
+    def frame(self, index: int | None) -> tuple[FloatArray, float | None]:
+        """One frame, and by how much it was scaled for display.
+
+        Parameters
+        ----------
+        index
+            Its number in the file, from 0; None for a file of a single image.
+
+        Returns
+        -------
+        values
+            (row, column) float32, with rescale slope and intercept applied.
+        factor
+            On Philips scanners: the values divided by it are what was measured (Chenevert et al. 2014, PMC3998685).
+            None where the header does not say it.
+
+        Raises
+        ------
+        UnreadableFile
+            The header's scaling cannot be applied, or the file holds fewer frames than it says.
+        """
+        stored, position = self._stored, index or 0
+        frames = 1 if stored.ndim == 2 else len(stored)
+        if position >= frames:
+            raise UnreadableFile(self._path, f"has {frames} frames and says that it has more: export the series again")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                raw = stored if stored.ndim == 2 else stored[position]
+                values = np.asarray(_scaled(self._dataset, raw, index), dtype=np.float32)
+                values, factor = _without_padding(self._dataset, raw, values), _display_factor(self._dataset, index)
+        except Exception as error:  # pydicom raises whatever a malformed value makes it raise
+            problem = "has a rescale slope, an intercept or a table that cannot be applied: export the series again"
+            raise UnreadableFile(self._path, problem) from error
+        if not np.isfinite(values).all():
+            problem = "holds values that are not finite once its rescale slope and intercept are applied"
+            raise UnreadableFile(self._path, f"{problem}: export the series again")
+        return values, factor
+
+
+def _decoded(path: Path) -> tuple[Dataset, Any, str | None]:
+    """A file's dataset, its pixels as stored, (row, column) or (frame, row, column), and what they lost."""
+    import pydicom
+
+    if read_header(path, ("StudyInstanceUID",)) is None:  # too large, or it inflates beyond all measure
+        raise UnreadableFile(path, "cannot be read any more: copy or export the file again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Patient(path) as file:
+                dataset = pydicom.dcmread(file, force=True)
+            _name_syntax(dataset)
+            _check_kind(path, dataset)
+            return dataset, _stored(path, dataset), _lossy(dataset)
+    except StudyError:
+        raise
+    except Exception as error:  # decoders raise whatever they like
+        problem = "has a header that can be read and pixels that cannot (truncated or damaged)"
+        raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
+
+
+def _lossy(dataset: Dataset) -> str | None:
+    from pydicom.uid import UID
+
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    said = str(dataset.get("LossyImageCompression") or "")
+    if syntax in _LOSSY or said == "01" or (syntax in _PERHAPS_LOSSY and said != "00"):
+        return str(syntax.name) if syntax.is_compressed else "an earlier step"
+    return None
+
+
+def _name_syntax(dataset: Dataset) -> None:
+    """Give a file without file meta information the transfer syntax that it was found to be in."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
+        return
+    implicit, little = dataset.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _check_kind(path: Path, dataset: Dataset) -> None:
+    """Refuse what is no grey image of a size that fits, before its pixels are decoded."""
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise UnreadableFile(path, "is a colour image, not an MR image as acquired: export the original series")
+    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if photometric != "MONOCHROME2":
+        problem = (
+            "is stored as MONOCHROME1, and whether its values or only their display are inverted is not said"
+            if photometric == "MONOCHROME1"
+            else "is stored in colours, not as grey values"
+        )
+        raise UnreadableFile(path, f"{problem}: export it as MONOCHROME2")
+    voxels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
+    if voxels > MOST_VOXELS:
+        most = f"{MOST_VOXELS / 1e6:.0f} million at most: export the series as it was acquired"
+        raise UnreadableFile(path, f"says that it holds {voxels / 1e6:.0f} million voxels, and edgeseg takes {most}")
+
+
+def _stored(path: Path, dataset: Dataset) -> Any:
+    """Pixels as stored, by the first decoder that there is for the transfer syntax."""
+    from pydicom.pixels import pixel_array
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    if not syntax.is_compressed:
+        return dataset.pixel_array
+    try:
+        available = get_decoder(syntax).available_plugins
+    except NotImplementedError:
+        available = ()
+    for plugin in _PLUGINS:
+        if plugin in available and syntax == _EXTENDED and int(dataset.BitsStored) > 8:
+            return _extended(path, dataset)
+        if plugin in available:
+            return pixel_array(dataset, decoding_plugin=plugin)
+    name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
+    problem = f"is compressed as {name}, which edgeseg cannot decode here"
+    raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
+
+
+def _extended(path: Path, dataset: Dataset) -> Any:
+    """Pixels of JPEG extended with more than 8 bits, which pydicom refuses and GDCM's own reader decodes."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    with _quiet_libraries():
+        if not reader.Read():
+            raise ValueError("GDCM cannot read it")
+        content = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+    kind = "<i2" if dataset.PixelRepresentation else "<u2"
+    frames = np.frombuffer(content, kind).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    return frames[0] if len(frames) == 1 else frames
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep remarks of C libraries from standard error: errors come back in other ways."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _scaled(dataset: Dataset, stored: Any, index: int | None) -> Any:
+    """Stored values -> the scanner's units: a frame's own rescale, else the dataset's, else the real world's."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    own = _rescale(dataset, index) or _real_world(dataset, index)
+    return apply_modality_lut(stored, dataset) if own is None else stored * own[0] + own[1]
+
+
+def _rescale(dataset: Dataset, index: int | None) -> tuple[float, float] | None:
+    """Rescale slope and intercept of a frame, else of the file."""
+    for item in (*_items(dataset, index, "PixelValueTransformationSequence"), dataset):
+        if item.get("RescaleSlope") is not None:
+            return float(item.RescaleSlope), float(item.get("RescaleIntercept") or 0.0)
+    return None
+
+
+def _real_world(dataset: Dataset, index: int | None) -> tuple[float, float] | None:
+    """Slope and intercept of the real world value mapping, where that is all that there is."""
+    if dataset.get("ModalityLUTSequence"):
+        return None
+    mappings = (
+        *_items(dataset, index, "RealWorldValueMappingSequence"),
+        *(dataset.get("RealWorldValueMappingSequence") or ()),
+    )
+    for item in mappings[:1]:
+        if item.get("RealWorldValueSlope"):
+            return float(item.RealWorldValueSlope), float(item.get("RealWorldValueIntercept") or 0.0)
+    return None
+
+
+def _display_factor(dataset: Dataset, index: int | None) -> float | None:
+    scale = _philips_scale(dataset, index)
+    slope = (_rescale(dataset, index) or (1.0,))[0]
+    return slope * scale if scale is not None and slope > 0 else None
+
+
+def _philips_scale(dataset: Dataset, index: int | None) -> float | None:
+    """Philips' scale slope: the file's own, or the one in a frame's private sequence."""
+    places = [dataset]
+    if index is not None:
+        groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+        places = [item for group in groups[index : index + 1] for item in _private(group, _PHILIPS_FRAME) or ()]
+    for place in places:
+        value = _private(place, _PHILIPS)
+        if isinstance(value, (int, float)) and np.isfinite(value) and value > 0:
+            return float(value)
+    return None
+
+
+def _private(dataset: Dataset, address: tuple[int, str, int]) -> Any:
+    """Value of a private element, or None."""
+    group, creator, element = address
+    try:
+        return dataset.private_block(group, creator)[element].value
+    except Exception:  # it is not there, or not what pydicom's dictionary says
+        return None
+
+
+def _items(dataset: Dataset, index: int | None, keyword: str) -> Sequence[Any]:
+    """Items of a frame's functional group: its own, then the shared one."""
+    if index is None:
+        return ()
+    own = (dataset.get("PerFrameFunctionalGroupsSequence") or ())[index : index + 1]
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
+    return [item for groups in (*own, *shared) for item in groups.get(keyword) or ()]
+
+
+def _without_padding(dataset: Dataset, stored: Any, values: FloatArray) -> FloatArray:
+    """Values with the smallest one of the image in place of padding, which lies far outside the image's own range."""
+    first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(first, int):
+        return values
+    last = last if isinstance(last, int) else first
+    padding = (stored >= min(first, last)) & (stored <= max(first, last))
+    if not padding.any() or padding.all():
+        return values
+    return np.where(padding, values[~padding].min(), values).astype(np.float32)
