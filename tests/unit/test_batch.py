@@ -67,12 +67,14 @@ def test_an_unexpected_error_stops_its_own_study_alone(
 
     monkeypatch.setattr(readers, "read_study", broken)
     found = readers.find_studies(studies)
-    outcomes = list(batch.run(found, default_engine, tmp_path / "out"))
-    assert len(outcomes) == len(found)
-    for outcome in outcomes:
-        assert outcome.error is not None
-        assert outcome.error.exit_code == 1
-        assert "unexpected ZeroDivisionError: by nothing" in str(outcome.error)
+    for identified, said in ((False, "ZeroDivisionError: please"), (True, "ZeroDivisionError: by nothing; please")):
+        options = segment.Options(identified=identified)
+        outcomes = list(batch.run(found, default_engine, tmp_path / "out", options))
+        assert len(outcomes) == len(found)
+        for outcome in outcomes:
+            assert outcome.error is not None
+            assert outcome.error.exit_code == 1
+            assert f"unexpected {said}" in str(outcome.error)
 
 
 # --- what is done already
