@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeseg.errors import StudyError
+from edgeseg.readers import apart
 from edgeseg.readers.assembly import UnreadableFile
 from edgeseg.readers.headers import Patient, read_header
 from edgeseg.readers.limits import MOST_VOXELS
@@ -26,7 +24,7 @@ _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2
 _PERHAPS_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 """JPEG 2000 and HTJ2K without a promise: a header can say that nothing was lost."""
 _EXTENDED = "1.2.840.10008.1.2.4.51"
-_PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "gdcm", "pillow")
+_PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow", "gdcm")
 """Decoders in the order in which they are tried, each on its own syntaxes."""
 _PHILIPS = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 _PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)
@@ -166,43 +164,14 @@ def _stored(path: Path, dataset: Dataset) -> Any:
         available = get_decoder(syntax).available_plugins
     except NotImplementedError:
         available = ()
+    if syntax == _EXTENDED and int(dataset.BitsStored) > 8:
+        available = tuple(plugin for plugin in available if plugin == "gdcm")
     for plugin in _PLUGINS:
-        if plugin in available and syntax == _EXTENDED and int(dataset.BitsStored) > 8:
-            return _extended(path, dataset)
         if plugin in available:
-            return pixel_array(dataset, decoding_plugin=plugin)
+            return apart.decode(path) if plugin == "gdcm" else pixel_array(dataset, decoding_plugin=plugin)
     name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
     problem = f"is compressed as {name}, which edgeseg cannot decode here"
     raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
-
-
-def _extended(path: Path, dataset: Dataset) -> Any:
-    """Pixels of JPEG extended with more than 8 bits, which pydicom refuses and GDCM's own reader decodes."""
-    import gdcm
-
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    with _quiet_libraries():
-        if not reader.Read():
-            raise ValueError("GDCM cannot read it")
-        content = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
-    kind = "<i2" if dataset.PixelRepresentation else "<u2"
-    frames = np.frombuffer(content, kind).reshape(-1, int(dataset.Rows), int(dataset.Columns))
-    return frames[0] if len(frames) == 1 else frames
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep remarks of C libraries from standard error: errors come back in other ways."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _scaled(dataset: Dataset, stored: Any, index: int | None) -> Any:
