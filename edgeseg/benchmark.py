@@ -374,13 +374,13 @@ def _against_roofline(of: Pass) -> str:
     return f"{of.roofline_ms:.3f}, {100 * of.roofline_ms / of.compute_ms:.0f} %\n{100 * of.memory_share:.0f} % memory"
 
 
-COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "Gop/s\nop/B", "eager\nORT", "cold\nMB"]
+COLUMNS = ["engine", "1, ms\n95 %", "best\n95 %", "per s\nbatch", "Gop\nop/B", "eager\nORT", "cold\nMB"]
 """Of `rows`, two lines to each cell."""
 GPU_COLUMNS = ["on the GPU", "batch", "up\ndown", "network\n95 %", "roofline", "graphs\ncompiled"]
 """Of `gpu_rows`."""
 LEGEND = (
     "ms a slice at batch 1 and at the best batch, median and 95th percentile; slices a second and the best batch; "
-    "operations of its convolutions a second, and to a byte moved; "
+    "billions of operations of its convolutions a second, and operations to a byte moved; "
     f"times the rate of {EAGER} and of {ONNX_RUNTIME}; seconds to open and run one slice, growth of memory in MB"
 )
 GPU_LEGEND = (

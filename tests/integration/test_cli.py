@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg import benchmark, build, bundle
+from edgeseg import benchmark, build, bundle, contenders
 from edgeseg.readers import recorded, slices
 from edgeseg.types import Speed
 
@@ -572,7 +572,7 @@ def test_signatures_without_their_package(
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No peers, few batches: what takes minutes is tested elsewhere."""
-    monkeypatch.setattr(benchmark, "_peers", lambda *_: ([], ["no peers in this test"]))
+    monkeypatch.setattr(contenders, "peers", lambda *_: ([], ["no peers in this test"]))
     monkeypatch.setattr(benchmark, "BATCHES", (1, 2))
 
 

