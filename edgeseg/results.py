@@ -148,7 +148,8 @@ def _claim(output: Path, name: str) -> tuple[Path, int]:
     """Make the study's stage, locked and empty; a lock that was cleared away while we waited for it is taken again."""
     part = output / f".{name[:40]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}.part"
     while True:
-        part.mkdir(parents=True, exist_ok=True)
+        if not _made(part):
+            continue
         lock = -1
         try:
             lock = os.open(part / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -164,6 +165,20 @@ def _claim(output: Path, name: str) -> tuple[Path, int]:
         finally:
             if lock >= 0:
                 os.close(lock)
+
+
+def _made(part: Path) -> bool:
+    """Make a stage's folder where there is none; False where another process cleared it away just then.
+
+    `Path.mkdir` finds that the folder is there and then asks whether it is one: cleared away in between, it is neither.
+    """
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        if error.filename != str(part) or (os.path.lexists(part) and not part.is_dir()):
+            raise  # something that is no folder stands in the way, and stays there
+        return False
+    return True
 
 
 def _clear(part: Path) -> None:

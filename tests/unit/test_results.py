@@ -290,6 +290,37 @@ def test_many_at_the_same_study_take_turns(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stage_that_is_cleared_away_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    is_dir = Path.is_dir
+
+    def gone_at_first(path: Path) -> bool:
+        if path.name.endswith(".part") and not asked:
+            asked.append(path)
+            path.rmdir()
+        return is_dir(path)
+
+    with results.staging(tmp_path, "study") as stage:
+        part = stage.parent
+    part.mkdir()
+    monkeypatch.setattr(Path, "is_dir", gone_at_first)
+    with results.staging(tmp_path, "study") as stage:
+        assert stage.parent == part
+    assert asked == [part]
+
+
+def test_what_is_no_folder_in_place_of_a_stage_is_said(tmp_path: Path) -> None:
+    with results.staging(tmp_path, "study") as stage:
+        part = stage.parent
+    part.write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write to"), results.staging(tmp_path, "study"):
+        pass
+    part.unlink()
+    part.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="cannot write to"), results.staging(tmp_path, "study"):
+        pass
+
+
 # --- what killed processes leave
 
 
