@@ -148,7 +148,10 @@ def parts(mask: BoolArray) -> npt.NDArray[np.integer[Any]]:
     """
     import SimpleITK
 
-    found = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask.astype(np.uint8)), True)
+    search = SimpleITK.ConnectedComponentImageFilter()
+    search.FullyConnectedOn()
+    search.SetNumberOfWorkUnits(1)  # on a busy machine threads take longer to wake than the search takes
+    found = search.Execute(SimpleITK.GetImageFromArray(mask.astype(np.uint8)))
     labels: npt.NDArray[np.integer[Any]] = SimpleITK.GetArrayFromImage(found)
     return labels
 
