@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from edgeseg.types import BoolArray, Segmentation, Study
 from edgeseg.writers.display import (
@@ -15,6 +15,7 @@ from edgeseg.writers.display import (
     display_plane,
     draw_outline,
     grey_picture,
+    own_font,
     save_png,
     shown_size,
     window,
@@ -86,8 +87,8 @@ def slice_picture(
     draw = ImageDraw.Draw(picture)
     middle = size[1] + _CAPTION // 2
     caption = f"Slice {index + 1} of {len(segmentation.mask)}   {_area(segmentation, index)}"
-    draw.text((10, middle), caption, fill=_WHITE, font=ImageFont.load_default(15), anchor="lm")
-    draw.text((width - 10, middle), _NOTICE, fill=_GREY, font=ImageFont.load_default(13), anchor="rm")
+    draw.text((10, middle), caption, fill=_WHITE, font=own_font(15), anchor="lm")
+    draw.text((width - 10, middle), _NOTICE, fill=_GREY, font=own_font(13), anchor="rm")
     return picture
 
 
@@ -100,7 +101,7 @@ def contact_sheet(
     columns = min(len(chosen), 8 if len(chosen) > 24 else 6)
     lines = -(-len(chosen) // columns)
     found, details = _header(segmentation, study, facts, len(chosen))
-    title_font, font = ImageFont.load_default(22), ImageFont.load_default(13)
+    title_font, font = own_font(22), own_font(13)
     header_px = max(title_font.getlength(found), font.getlength(details))
     width = 2 * _MARGIN + max(columns * (tile[0] + _GAP) - _GAP, int(header_px) + 1)
     height = _HEADER + lines * (tile[1] + _GAP) - _GAP + _MARGIN
@@ -155,7 +156,7 @@ def _tile(
     tile = grey_picture(study.flair.voxels[index], limits, plane, size)
     draw_outline(tile, segmentation.mask[index], plane, thickness_px=1)
     _draw_sides(tile, plane, 12)
-    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(12)
+    draw, font = ImageDraw.Draw(tile), own_font(12)
     draw.text((5, 4), str(index + 1), fill=_WHITE, font=font, stroke_width=1, stroke_fill=_BACKGROUND)
     if segmentation.slice_area_px[index]:
         text = _area(segmentation, index)
@@ -166,7 +167,7 @@ def _tile(
 
 def _draw_sides(picture: Image.Image, plane: Plane, font_px: int) -> None:
     """Write the letters of the patient's sides at the picture's left and right edge, where they are known."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(font_px)
+    draw, font = ImageDraw.Draw(picture), own_font(font_px)
     middle = picture.height // 2
     for letter, x, anchor in ((plane.left, 5, "lm"), (plane.right, picture.width - 5, "rm")):
         draw.text((x, middle), letter, fill=_WHITE, font=font, anchor=anchor, stroke_width=1, stroke_fill=_BACKGROUND)
