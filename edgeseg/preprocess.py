@@ -59,12 +59,16 @@ def to_network(study: Study, preprocessing: Preprocessing) -> NetworkInput:
         When the FLAIR volume holds no contrast.
     """
     mapping = grid_mapping(study.flair.voxels.shape, study.flair.geometry, preprocessing.size_px)
-    flair = _to_slices(study.flair.voxels, "flair", mapping, preprocessing)
-    channels = [
-        flair if name == "flair" or volume is None else _to_slices(volume.voxels, name, mapping, preprocessing)
-        for name, volume in zip(CHANNELS, (study.pre, study.flair, study.post), strict=True)
-    ]
-    return NetworkInput(np.stack(channels, axis=1), mapping)
+    count, size = study.flair.voxels.shape[mapping.axes[0]], mapping.size_px
+    slices = np.empty((count, len(CHANNELS), size, size), np.uint8)
+    flair = slices[:, CHANNELS.index("flair")]
+    _fill(flair, study.flair.voxels, "flair", mapping, preprocessing)
+    for k, (name, volume) in enumerate(zip(CHANNELS, (study.pre, study.flair, study.post), strict=True)):
+        if volume is None:
+            slices[:, k] = flair
+        elif name != "flair":
+            _fill(slices[:, k], volume.voxels, name, mapping, preprocessing)
+    return NetworkInput(slices, mapping)
 
 
 def to_segmentation(logits: FloatArray, study: Study, mapping: GridMapping, threshold: float) -> Segmentation:
@@ -258,10 +262,14 @@ def _counted_percentile(until: npt.NDArray[np.int64], percent: float) -> float:
 
 def whole_numbers(values: FloatArray) -> WholeArray | None:
     """The same values as uint16, as most scanners store them; None where that would change one."""
-    if not (values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max):
-        return None
-    whole = values.astype(np.uint16)
-    return whole if np.array_equal(whole, values) else None
+    whole = np.empty(values.shape, np.uint16)
+    for stored, slice_ in zip(whole, values, strict=True):  # a slice fits into the processor's cache
+        if not (slice_.min() >= 0 and slice_.max() <= np.iinfo(np.uint16).max):
+            return None
+        stored[...] = slice_
+        if not np.array_equal(stored, slice_):
+            return None
+    return whole
 
 
 def _every_value(whole: WholeArray) -> FloatArray:
@@ -316,15 +324,18 @@ def _flip(voxels: npt.NDArray[_Voxel], mapping: GridMapping) -> npt.NDArray[_Vox
     return np.flip(voxels, tuple(k for k in range(3) if mapping.flips[k]))
 
 
-def _to_slices(
-    voxels: FloatArray, channel: ChannelName, mapping: GridMapping, preprocessing: Preprocessing
-) -> ByteArray:
+def _fill(
+    squares: ByteArray, voxels: FloatArray, channel: ChannelName, mapping: GridMapping, preprocessing: Preprocessing
+) -> None:
+    """Put a volume into one channel (slice, size, size) of the network's input."""
     stored = preprocessing.intensity == "stored" and _is_eight_bit(voxels)
-    if not stored and _keeps_pixels(mapping) and (whole := whole_numbers(voxels)) is not None:
-        table = to_bytes(scaled(_every_value(whole), *intensity_rule(voxels, whole, channel)))
-        return np.stack([table.take(slice_) for slice_ in _orient(whole, mapping)])
-    values = voxels if stored else normalise(voxels, channel)
-    return to_bytes(_to_squares(_orient(values, mapping), mapping))
+    if stored or not _keeps_pixels(mapping) or (whole := whole_numbers(voxels)) is None:
+        values = voxels if stored else normalise(voxels, channel)
+        squares[...] = to_bytes(_to_squares(_orient(values, mapping), mapping))
+        return
+    table = to_bytes(scaled(_every_value(whole), *intensity_rule(voxels, whole, channel)))
+    for square, slice_ in zip(squares, _orient(whole, mapping), strict=True):
+        table.take(slice_, out=square, mode="clip")
 
 
 def _is_eight_bit(voxels: FloatArray) -> bool:
