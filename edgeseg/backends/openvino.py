@@ -10,7 +10,7 @@ from edgeseg.backends.base import Engine
 from edgeseg.errors import EngineError, InputError
 from edgeseg.types import ByteArray, FloatArray, Manifest
 
-_SLICES = 2
+_SLICES = 1
 """In a request (``docs/speed.md``)."""
 
 
