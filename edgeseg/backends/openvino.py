@@ -10,7 +10,7 @@ from edgeseg.backends.base import Engine
 from edgeseg.errors import EngineError, InputError
 from edgeseg.types import ByteArray, FloatArray, Manifest
 
-_SLICES = 1
+_SLICES = 2
 """In a request (``docs/speed.md``)."""
 
 
