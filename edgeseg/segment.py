@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,10 @@ class Result:
     facts: writers.ReportFacts
 
     def report(self) -> dict[str, Any]:
-        """What ``report.json`` says, as plain values."""
+        """What ``report.json`` says, or would say, as plain values."""
+        if results.REPORT in self.files:
+            written: dict[str, Any] = json.loads((self.folder / results.REPORT).read_text(encoding="utf-8"))
+            return written
         return to_dict(self.segmentation, self.study, self.facts, self.files)
 
 

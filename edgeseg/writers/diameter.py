@@ -79,7 +79,7 @@ def _longest_possible(mask: BoolArray, pixel_mm: Vector) -> float:
 
     The ends of rows alone, and half a pixel more above and below.
     """
-    return _farthest(_row_ends(mask) * pixel_mm) + float(pixel_mm[0])
+    return _farthest(_row_corners(mask) * pixel_mm) + float(pixel_mm[0])
 
 
 def _longest(mask: BoolArray, pixel_mm: Vector) -> float:
@@ -88,8 +88,8 @@ def _longest(mask: BoolArray, pixel_mm: Vector) -> float:
     longest = 0.0
     for label in range(1, int(labels.max()) + 1):
         part = labels == label
-        ends = np.concatenate([_row_ends(part), _row_ends(part.T)[:, ::-1]]) * pixel_mm
-        longest = max(longest, _farthest(ends))
+        corners = np.concatenate([_row_corners(part), _row_corners(part.T)[:, ::-1]]) * pixel_mm
+        longest = max(longest, _farthest(corners))
     return longest
 
 
@@ -100,9 +100,26 @@ def _farthest(places_mm: Vector) -> float:
     return float(np.sqrt((down * down + across * across).max()))
 
 
-def _row_ends(part: BoolArray) -> Vector:
-    """Return where each row of a mask (row, column) begins and ends: (2 x marked rows, 2), row and column."""
+def _row_corners(part: BoolArray) -> Vector:
+    """Return where rows of a mask (row, column) begin and end, but for those that lie between others: (place, 2).
+
+    The two places farthest from each other are corners of the convex hull of all.
+    """
     rows = np.flatnonzero(part.any(axis=1))
     first = part[rows].argmax(axis=1) - 0.5
     last = part.shape[1] - part[rows, ::-1].argmax(axis=1) - 0.5
-    return np.concatenate([np.stack([rows, first], axis=1), np.stack([rows, last], axis=1)]).astype(np.float64)
+    left, right = _bulging(rows.tolist(), (-first).tolist()), _bulging(rows.tolist(), last.tolist())
+    return np.asarray([(row, -far) for row, far in left] + [(row, far) for row, far in right], dtype=np.float64)
+
+
+def _bulging(rows: list[int], far: list[float]) -> list[tuple[int, float]]:
+    """Return the points (row, how far) of a side's convex hull: rows ascend; Andrew's monotone chain, 1979."""
+    kept: list[tuple[int, float]] = []
+    for row, here in zip(rows, far, strict=True):
+        while len(kept) > 1:
+            (before_row, before), (last_row, last) = kept[-2:]
+            if (last - before) * (row - last_row) > (here - last) * (last_row - before_row):
+                break
+            kept.pop()
+        kept.append((row, here))
+    return kept
