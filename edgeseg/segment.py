@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgeseg import backends, bundle, preprocess, readers, results, writers
+from edgeseg import backends, bundle, compiled, preprocess, readers, results, writers
 from edgeseg.errors import InputError, ParityError, StudyError
 from edgeseg.fingerprint import fingerprint
 from edgeseg.types import FloatArray, Manifest, NetworkInput, Segmentation, Study
@@ -108,7 +108,10 @@ def open_engine(
     manifest, content = bundle.read(bundle.find(name), public_key, backend)
     if not allow_unverified:
         _check_parity(manifest)
-    with backends.open_engine(manifest, content, backend, device) as engine:
+    where = manifest, backend, device
+    with backends.open_engine(manifest, content, backend, device, compiled=compiled.read(*where)) as engine:
+        if not engine.from_cache:
+            compiled.keep(*where, engine.compiled())
         yield OpenEngine(manifest, engine)
 
 

@@ -25,12 +25,17 @@ class Engine(ABC):
         What it runs on.
     inference_precision
         What it computes in.
+    batch
+        Slices at once.
+    from_cache
+        Whether it was compiled at an earlier start.
     """
 
     runtime: str
     device: str
     inference_precision: str
     batch: int = 4
+    from_cache: bool = False
 
     def predict_logits(self, slices: ByteArray) -> FloatArray:
         """Logits of FLAIR abnormality.
@@ -107,6 +112,10 @@ class Engine(ABC):
 
     def limits(self) -> DeviceLimits | None:
         """What the GPU's driver says that it can do; None where there is no GPU."""
+        return None
+
+    def compiled(self) -> bytes | None:
+        """The network as this runtime compiled it, for `edgeseg.backends.open_engine`; None where it is not kept."""
         return None
 
     def close(self) -> None:

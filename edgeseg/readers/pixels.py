@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from edgeseg.types import FloatArray
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 """Transfer syntaxes that always lose something: JPEG baseline and extended, JPEG-LS near-lossless."""
@@ -203,16 +205,12 @@ def _check_kind(path: Path, dataset: Dataset) -> None:
 def _stored(path: Path, dataset: Dataset) -> Any:
     """Pixels as stored, by the first decoder that there is for the transfer syntax."""
     from pydicom.pixels import pixel_array
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     if not syntax.is_compressed:
         return dataset.pixel_array
-    try:
-        available = get_decoder(syntax).available_plugins
-    except NotImplementedError:
-        available = ()
+    available = _available(syntax)
     if syntax == _EXTENDED and int(dataset.BitsStored) > 8:
         available = tuple(plugin for plugin in available if plugin == "gdcm")
     for plugin in _PLUGINS:
@@ -221,6 +219,18 @@ def _stored(path: Path, dataset: Dataset) -> Any:
     name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
     problem = f"is compressed as {name}, which edgeseg cannot decode here"
     raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
+
+
+def _available(syntax: UID) -> tuple[str, ...]:
+    """Decoders for a transfer syntax. GDCM is looked for without importing it: it runs in a process of its own."""
+    from pydicom.pixels.decoders import gdcm
+    from pydicom.pixels.decoders.base import get_decoder
+
+    by_gdcm = ("gdcm",) if syntax in gdcm.DECODER_DEPENDENCIES and PathFinder.find_spec("gdcm") else ()
+    try:
+        return (*get_decoder(syntax).available_plugins, *by_gdcm)
+    except NotImplementedError:
+        return ()
 
 
 def _scaled(dataset: Dataset, stored: Any, index: int | None) -> Any:
