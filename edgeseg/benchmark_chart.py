@@ -10,6 +10,7 @@ from typing import Any
 from edgeseg.errors import BackendMissing, OutputError
 
 _BLUE, _LIGHT, _GREY, _PALE = "#0072b2", "#9ecae1", "#555555", "#bbbbbb"
+_STAGES = {"find": _PALE, "before": _LIGHT, "network": _BLUE, "after": "#e69f00"}
 _STEPS = {
     "upload_ms": (_LIGHT, "copy to the GPU"),
     "compute_ms": (_BLUE, "network"),
@@ -56,6 +57,45 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     if on_gpu:
         _draw_gpu(panels[-1], on_gpu)
     figure.suptitle(f"{report['machine']['cpu']}, {report['threads']} threads, {report['rounds']} rounds", fontsize=10)
+    _save(figure, path)
+
+
+def draw_steps(report: Mapping[str, Any], path: Path) -> None:
+    """Draw a PNG of the whole way from folder to files: each step's time a slice, and the engine alone.
+
+    Parameters
+    ----------
+    report
+        What `edgeseg.end_to_end.Report.to_json` returns.
+    path
+        Where the PNG goes.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    whole, alone = (1000 / report[name] for name in ("slices_per_second", "engine_slices_per_second"))
+    bars = [("engine alone", alone, _GREY), ("from folder to files", whole, "black")]
+    bars += [(step["name"], step["ms"], _STAGES[step["stage"]]) for step in report["steps"]]
+    figure = Figure(figsize=(10, 1.3 + 0.42 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    for k, (_, ms, color) in enumerate(bars):
+        axes.barh(k, ms, 0.6, color=color)
+        share = "" if k < 2 else f", at work {100 * report['steps'][k - 2]['share']:.0f} % of the time"
+        axes.text(ms, k, f" {ms:.2f} ms{share}", va="center", fontsize=8)
+    _tidy(axes, [{"name": name} for name, *_ in bars])
+    axes.set_xlim(0, 1.4 * max(ms for _, ms, _ in bars))
+    axes.set_xlabel("ms a slice (median); steps of one colour follow each other, the colours run at the same time")
+    over, cpu = f"{report['end_to_end_over_engine']:.2f} of the engine alone", report["machine"]["cpu"]
+    taken = f"{report['studies']} studies of {report['slices']} slices in all, {report['rounds']} rounds"
+    figure.suptitle(f"{report['engine']}: {over}, {taken}, {cpu}", fontsize=10)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
         figure.savefig(part, dpi=120, format="png")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from edgeseg import __version__, engine_commands, scanner_commands
+from edgeseg.benchmark_commands import benchmark
 from edgeseg.build_commands import Backend as _Backend
 from edgeseg.build_commands import Json as _Json
 from edgeseg.build_commands import Patients as _Patients
@@ -242,6 +243,7 @@ def evaluate(
 
 
 engine_commands.register(app)
+app.command()(benchmark)
 scanner_commands.register(app)
 
 

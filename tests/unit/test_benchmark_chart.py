@@ -51,6 +51,20 @@ def test_a_gpu_gets_a_panel_of_its_own(tmp_path: Path) -> None:
     assert heights[1] > heights[0] + 120
 
 
+def test_the_whole_way_is_drawn_step_by_step(tmp_path: Path) -> None:
+    stages = {"find": "find", "read": "before", "network": "network", "write": "after"}
+    steps = [{"name": name, "stage": stage, "ms": 2.0, "share": 0.5} for name, stage in stages.items()]
+    whole = {"engine": "a-int8", "studies": 8, "slices": 208, "rounds": 5, "end_to_end_over_engine": 0.8}
+    rates = {"slices_per_second": 80.0, "engine_slices_per_second": 100.0}
+    for count in (4, 2):
+        report = {**whole, **rates, "machine": REPORT["machine"], "steps": steps[:count]}
+        benchmark_chart.draw_steps(report, tmp_path / f"{count}.png")
+    with Image.open(tmp_path / "4.png") as more, Image.open(tmp_path / "2.png") as fewer:
+        assert more.width == fewer.width == 1200
+        assert more.height - fewer.height > 80
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is no folder"):
         benchmark_chart.check(tmp_path / "no" / "chart.png")
