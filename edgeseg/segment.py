@@ -78,6 +78,7 @@ def open_engine(
     device: str = "auto",
     allow_unverified: bool = False,
     public_key: Path | None = None,
+    threads: int | None = None,
 ) -> Iterator[OpenEngine]:
     """Verify and compile a bundle; close it at the end.
 
@@ -85,7 +86,7 @@ def open_engine(
     ----------
     name
         A bundle's folder or the name of a shipped one.
-    backend, device
+    backend, device, threads
         As in `edgeseg.backends.open_engine`.
     allow_unverified
         Serve an engine that failed parity, or was never checked.
@@ -104,7 +105,7 @@ def open_engine(
     manifest, content = bundle.read(bundle.find(name), public_key, backend)
     if not allow_unverified:
         _check_parity(manifest)
-    with backends.open_engine(manifest, content, backend, device) as engine:
+    with backends.open_engine(manifest, content, backend, device, threads) as engine:
         yield OpenEngine(manifest, engine)
 
 
