@@ -51,6 +51,8 @@ def connected(address: str) -> Iterator[Any]:
         _begin(ray, address)
     except Exception as error:  # Ray raises many kinds
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        if address == "local":
+            raise InputError(f"Ray does not begin on this machine ({reason}): leave --cluster out") from error
         raise InputError(
             f"there is no Ray cluster to work on at {address} ({reason}): run this on a machine of the cluster, with "
             "auto or the HOST:PORT that ray start gave, or take local"
