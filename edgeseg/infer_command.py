@@ -63,6 +63,8 @@ def infer(
     """Segment a study, or a folder of studies; what is done already is left as it is."""
     from edgeseg import batch, bundle, cluster, readers, segment
 
+    if cores > 1 and not address:
+        raise InputError("--cores is for the workers of a cluster: give --cluster too")
     console = Console(as_json)
     selection = readers.Selection(flair, pre, post, readers.load_rules(rules) if rules else None)
     with _telling(identified):

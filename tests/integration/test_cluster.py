@@ -189,6 +189,9 @@ def test_no_cluster_at_the_address(
         run = edgeseg("infer", archive, "--cluster", address)
         assert run.code == 2
         assert f"there is no Ray cluster to work on at {address}" in " ".join(run.err.split())
+    run = edgeseg("infer", archive, "--cores", "2")
+    assert run.code == 2
+    assert "give --cluster too" in " ".join(run.err.split())
     monkeypatch.setitem(sys.modules, "ray", None)
     run = edgeseg("infer", archive, "--cluster", "auto")
     assert run.code == 4
