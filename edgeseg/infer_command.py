@@ -61,7 +61,7 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Segment a study, or a folder of studies; what is done already is left as it is."""
-    from edgeseg import batch, bundle, cluster, readers, segment
+    from edgeseg import batch, bundle, readers, segment
 
     if cores > 1 and not address:
         raise InputError("--cores is for the workers of a cluster: give --cluster too")
@@ -80,6 +80,8 @@ def infer(
         with _telling(identified), ExitStack() as stack:
             say = stack.enter_context(console.steps(study.name))
             if address:
+                from edgeseg import cluster
+
                 workers = cluster.workers(address, cores, *named)
                 shared = cluster.run(studies, workers, output, options, say, console.warn, again)
                 outcomes: Iterator[Outcome] = stack.enter_context(closing(shared))
