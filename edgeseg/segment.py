@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgeseg import backends, bundle, preprocess, readers, results, writers
+from edgeseg import backends, bundle, compiled, preprocess, readers, results, writers
 from edgeseg.errors import InputError, ParityError, StudyError
 from edgeseg.fingerprint import fingerprint
 from edgeseg.types import FloatArray, Manifest, NetworkInput, Segmentation, Study
@@ -67,7 +68,10 @@ class Result:
     facts: writers.ReportFacts
 
     def report(self) -> dict[str, Any]:
-        """What ``report.json`` says, as plain values."""
+        """What ``report.json`` says, or would say, as plain values."""
+        if results.REPORT in self.files:
+            written: dict[str, Any] = json.loads((self.folder / results.REPORT).read_text(encoding="utf-8"))
+            return written
         return to_dict(self.segmentation, self.study, self.facts, self.files)
 
 
@@ -105,7 +109,12 @@ def open_engine(
     manifest, content = bundle.read(bundle.find(name), public_key, backend)
     if not allow_unverified:
         _check_parity(manifest)
-    with backends.open_engine(manifest, content, backend, device, threads) as engine:
+    where = manifest, backend, device
+    # What is kept is for the whole machine; for a part of its cores a network is compiled anew.
+    kept = compiled.read(*where) if threads is None else None
+    with backends.open_engine(manifest, content, backend, device, threads, kept) as engine:
+        if threads is None and not engine.from_cache:
+            compiled.keep(*where, engine.compiled())
         yield OpenEngine(manifest, engine)
 
 

@@ -25,12 +25,17 @@ class Engine(ABC):
         What it runs on.
     inference_precision
         What it computes in.
+    batch
+        Slices at once.
+    from_cache
+        Whether it was compiled at an earlier start.
     """
 
     runtime: str
     device: str
     inference_precision: str
     batch: int = 4
+    from_cache: bool = False
 
     def predict_logits(self, slices: ByteArray) -> FloatArray:
         """Logits of FLAIR abnormality.
@@ -54,14 +59,15 @@ class Engine(ABC):
         """
         self._check(slices)
         count, _, rows, columns = slices.shape
-        logits = np.empty((count, 1, rows, columns), np.float32)
+        found = [np.empty((0, 1, rows, columns), np.float32)]
         for start in range(0, count, self.batch):
             part = np.ascontiguousarray(slices[start : start + self.batch])
             with self._failures(part):
                 result = self._run(part)
             if result.shape != (len(part), 1, rows, columns):
                 raise EngineError(f"{self.runtime} returned logits of the shape {result.shape}: build the engine again")
-            logits[start : start + len(part)] = result
+            found.append(result)
+        logits = found[1] if len(found) == 2 and found[1].flags.owndata else np.concatenate(found)
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"{self.runtime} returned logits that are not finite: the engine or its runtime is broken"
@@ -106,6 +112,10 @@ class Engine(ABC):
 
     def limits(self) -> DeviceLimits | None:
         """What the GPU's driver says that it can do; None where there is no GPU."""
+        return None
+
+    def compiled(self) -> bytes | None:
+        """The network as this runtime compiled it, for `edgeseg.backends.open_engine`; None where it is not kept."""
         return None
 
     def close(self) -> None:

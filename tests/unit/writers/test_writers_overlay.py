@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from edgeseg.types import Geometry, Segmentation, Study, Volume
-from edgeseg.writers import ReportFacts, write
+from edgeseg.writers import ReportFacts, display, write
 from edgeseg.writers.display import (
     OUTLINE,
     Plane,
@@ -116,6 +116,26 @@ def test_a_single_pixel_gets_an_outline(corner: int) -> None:
     assert ((pixels[..., 0] - pixels[..., 2]) > 100).sum() > 10
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_bands_are_those_of_pillows_filters(width: int, share: float) -> None:
+    """At the borders, too."""
+    marked = Image.fromarray(np.where(np.random.default_rng(5).random((37, 50)) < share, 255, 0).astype(np.uint8))
+    wider, narrower = marked, marked
+    for _ in range(width):
+        wider, narrower = wider.filter(ImageFilter.MaxFilter(3)), narrower.filter(ImageFilter.MinFilter(3))
+    assert display._band(marked, width) == ImageChops.subtract(wider, narrower)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # of the simple formula
+def test_grey_is_that_of_the_voxels_and_what_is_no_number_is_an_end_of_the_scale() -> None:
+    voxels = np.random.default_rng(6).normal(300, 200, (40, 30)).astype(np.float32)
+    voxels[3, :4] = np.nan, np.inf, -np.inf, 1e30
+    low, high = 20.0, 700.5
+    simple = np.clip((np.nan_to_num(voxels, nan=low) - low) * (255.0 / (high - low)), 0, 255)
+    assert np.array_equal(display.grey(voxels, (low, high), Plane()), np.rint(simple).astype(np.uint8))
+
+
 def test_window_of_strange_volumes() -> None:
     """Constant, or not a number: no division by zero."""
     for volume in (np.zeros((2, 4, 4), np.float32), np.full((2, 4, 4), np.nan, np.float32)):
@@ -205,3 +225,18 @@ def test_an_outline_is_closed_and_parts_the_marked_pixels_from_the_others() -> N
             x, y = 2 * column + 1, 2 * row + 1
             left_of = sum(a[0] + b[0] < 2 * x and min(a[1], b[1]) <= y < max(a[1], b[1]) for a, b in lines)
             assert (left_of % 2 == 1) == mask[row, column]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_the_path_is_that_of_the_whole_slice(share: float) -> None:
+    """Line for line, whatever part of the slice is looked at."""
+    mask = np.random.default_rng(8).random((23, 31)) < share
+    mask[:2], mask[:, 20:24] = False, False
+    marked = np.pad(mask, 1).astype(int)
+    lines = ""
+    for row in range(24):
+        for column in range(32):
+            (a, b), (c, d) = marked[row : row + 2, column : column + 2]
+            for x, y, way in display._CELL_LINES.get(8 * a + 4 * b + 2 * d + c, ()):
+                lines += f"M{2 * column + x} {2 * row + y}{way}"
+    assert outline_path(mask, Plane()) == lines
