@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeseg import __version__, batch, machine, readers, segment
+from edgeseg import __version__, batch, lean, machine, readers, segment
 from edgeseg.errors import BackendMissing, EdgesegError, InputError
 
 _ANSWER_S = 5
@@ -43,6 +43,7 @@ def connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send statistics to its makers
     if address == "local":  # by this name Ray lets a cluster stay on loopback; else it listens to the whole network
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    lean.needed()
     try:
         import ray
     except ImportError as error:
