@@ -100,6 +100,33 @@ def run(
                     return
 
 
+def one(
+    files: readers.StudyFiles,
+    opened: segment.OpenEngine,
+    output: Path,
+    options: segment.Options = segment.DEFAULTS,
+    say: segment.Say = lambda _: None,
+    again: bool = False,
+) -> Outcome:
+    """Segment one study; the parameters are those of `run`. What a killed run left is not cleared away."""
+    line = _Line(opened, output, options, say, again)
+    job = line.before(files)
+    line.within(job)
+    return line.after(job)
+
+
+def failed(files: readers.StudyFiles, error: EdgesegError, options: segment.Options) -> Outcome:
+    """The outcome of a study that an error stopped."""
+    if options.identified:
+        error.reveal()
+    _forget_locals(error)
+    return Outcome(files.name, _root(files, options), None, error)
+
+
+def _root(files: readers.StudyFiles, options: segment.Options) -> Path | None:
+    return files.root if options.identified or files.kind != "dicom" else None
+
+
 def shard(studies: Sequence[readers.StudyFiles], which: str) -> list[readers.StudyFiles]:
     """One part of the studies, for one of several tasks: each study is in one part, by the hash of its name.
 
@@ -175,9 +202,9 @@ class _Line:
             if job.prepared is not None and job.logits is not None and not self.stop.is_set():
                 folder = self._output / job.files.name
                 given = (job.prepared, job.logits, self._opened, job.stage, folder, self._options, self._say, job.mark)
-                job.outcome = self._ended(job, Finished(folder, segment.finish(*given).report(), already=False))
+                job.outcome = self._done(job, Finished(folder, segment.finish(*given).report(), already=False))
         self.discard(job)
-        return job.outcome or self._ended(job, None, OutputError("the run ended before this study"))
+        return job.outcome or failed(job.files, OutputError("the run ended before this study"), self._options)
 
     def discard(self, job: _Job) -> None:
         """Let go of what a study holds: its stage, which is cleared away, and its voxels."""
@@ -187,12 +214,11 @@ class _Line:
     def _is_done(self, job: _Job) -> bool:
         folder = self._output / job.files.name
         if not self._again and (report := results.finished(folder, job.mark)) is not None:
-            job.outcome = self._ended(job, Finished(folder, report, already=True))
+            job.outcome = self._done(job, Finished(folder, report, already=True))
         return job.outcome is not None
 
-    def _ended(self, job: _Job, result: Finished | None, error: EdgesegError | None = None) -> Outcome:
-        named = self._options.identified or job.files.kind != "dicom"
-        return Outcome(job.files.name, job.files.root if named else None, result, error)
+    def _done(self, job: _Job, result: Finished) -> Outcome:
+        return Outcome(job.files.name, _root(job.files, self._options), result, None)
 
     @contextmanager
     def _kept(self, job: _Job) -> Iterator[None]:
@@ -204,13 +230,10 @@ class _Line:
             problem = error
         except Exception as error:  # a file that no reader foresaw must not stop the others
             problem = _unforeseen(error)
-        if self._options.identified:
-            problem.reveal()
         if isinstance(problem, OutputError):
             self.stop.set()
-        _forget_locals(problem)
         self.discard(job)
-        job.outcome = self._ended(job, None, problem)
+        job.outcome = failed(job.files, problem, self._options)
 
 
 def _unforeseen(error: Exception) -> EdgesegError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -49,6 +49,13 @@ def infer(
         Optional[str],  # noqa: UP045
         typer.Option("--shard", metavar="I/N", help="Only part I, from 1, of N: one task of a job array."),
     ] = None,
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--cluster", metavar="ADDRESS", help="Share studies out on a Ray cluster: auto, HOST:PORT, local."
+        ),
+    ] = None,
+    cores: Annotated[int, typer.Option(min=1, help="Of each worker of --cluster.")] = 1,
     again: Annotated[bool, typer.Option("--again", help="Do also what an earlier run has done already.")] = False,
     identified: Annotated[
         bool, typer.Option("--identified", help="Name patients, folders and files in reports, messages and JSON.")
@@ -58,6 +65,8 @@ def infer(
     """Segment a study, or a folder of studies; what is done already is left as it is."""
     from edgeseg import batch, bundle, readers, segment
 
+    if cores > 1 and not address:
+        raise InputError("--cores is for the workers of a cluster: give --cluster too")
     console = Console(as_json)
     selection = readers.Selection(flair, pre, post, readers.load_rules(rules) if rules else None)
     with _telling(identified):
@@ -69,12 +78,19 @@ def infer(
     summary = _Summary(console, len(studies), output)
     if studies:
         options = segment.Options(tuple(formats) if formats else None, selection, identified)
-        name = engine or bundle.DEFAULT_ENGINE
-        with (
-            segment.open_engine(name, backend, device, allow_unverified, public_key) as opened,
-            console.steps(study.name) as say,
-        ):
-            for outcome in batch.run(studies, opened, output, options, say, again):
+        named = (engine or bundle.DEFAULT_ENGINE, backend, device, allow_unverified, public_key)
+        with _telling(identified), ExitStack() as stack:
+            say = stack.enter_context(console.steps(study.name))
+            if address:
+                from edgeseg import cluster
+
+                workers = cluster.workers(address, cores, *named)
+                shared = cluster.run(studies, workers, output, options, say, console.warn, again)
+                outcomes: Iterator[Outcome] = stack.enter_context(closing(shared))
+            else:
+                opened = stack.enter_context(segment.open_engine(*named))
+                outcomes = batch.run(studies, opened, output, options, say, again)
+            for outcome in outcomes:
                 summary.note(outcome)
     else:
         console.say(f"Shard {which} holds none of the {len(found)} studies")

@@ -24,5 +24,11 @@ def imports() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
+        needed()
+
+
+def needed() -> None:
+    """Let everything be imported again: for a package that does not do without, such as Ray."""
+    for name in UNUSED:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]

@@ -82,6 +82,7 @@ def open_engine(
     device: str = "auto",
     allow_unverified: bool = False,
     public_key: Path | None = None,
+    threads: int | None = None,
 ) -> Iterator[OpenEngine]:
     """Verify and compile a bundle; close it at the end.
 
@@ -89,7 +90,7 @@ def open_engine(
     ----------
     name
         A bundle's folder or the name of a shipped one.
-    backend, device
+    backend, device, threads
         As in `edgeseg.backends.open_engine`.
     allow_unverified
         Serve an engine that failed parity, or was never checked.
@@ -109,8 +110,10 @@ def open_engine(
     if not allow_unverified:
         _check_parity(manifest)
     where = manifest, backend, device
-    with backends.open_engine(manifest, content, backend, device, compiled=compiled.read(*where)) as engine:
-        if not engine.from_cache:
+    # What is kept is for the whole machine; for a part of its cores a network is compiled anew.
+    kept = compiled.read(*where) if threads is None else None
+    with backends.open_engine(manifest, content, backend, device, threads, kept) as engine:
+        if threads is None and not engine.from_cache:
             compiled.keep(*where, engine.compiled())
         yield OpenEngine(manifest, engine)
 

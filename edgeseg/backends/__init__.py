@@ -68,4 +68,10 @@ def open_engine(
         raise BackendMissing(f"the backend {name} is not installed ({error}): {remedy}") from error
 
 
-__all__ = ["BACKENDS", "Engine", "EngineError", "open_engine"]
+def on_gpu(manifest: Manifest, backend: str | None = None, device: str = "auto") -> bool:
+    """Whether an engine runs beside the CPU: by its device's name, or since TensorRT runs nowhere else."""
+    name = backend or manifest.runtimes[0]
+    return name.startswith("tensorrt") or device.lower() not in ("auto", "cpu")
+
+
+__all__ = ["BACKENDS", "Engine", "EngineError", "on_gpu", "open_engine"]

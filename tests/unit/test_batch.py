@@ -90,6 +90,17 @@ def test_the_line_writes_what_the_simple_way_writes_bit_for_bit(
     assert compared > 20
 
 
+def test_one_study_has_the_outcome_that_it_has_among_others(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine
+) -> None:
+    found, options = readers.find_studies(studies), segment.Options(("masks", "report"))
+    for files, outcome in zip(found, batch.run(found, default_engine, tmp_path / "all", options), strict=True):
+        alone = batch.one(files, default_engine, tmp_path / "one", options)
+        assert (alone.name, alone.root, str(alone.error)) == (outcome.name, outcome.root, str(outcome.error))
+        assert (alone.result and alone.result.files) == (outcome.result and outcome.result.files)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["a-good", "c-good"]
+
+
 def test_a_place_that_cannot_be_written_stops_all(
     studies: Path, tmp_path: Path, default_engine: segment.OpenEngine
 ) -> None:

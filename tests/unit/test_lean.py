@@ -71,3 +71,19 @@ def test_what_was_imported_before_stays() -> None:
     with lean.imports():
         assert import_module("tqdm") is tqdm
     assert sys.modules["tqdm"] is tqdm
+
+
+def test_a_package_that_needs_them_has_them_back() -> None:
+    code = "\n".join(
+        (
+            "import sys",
+            "from edgeseg import lean",
+            "with lean.imports():",
+            "    hidden = [name for name in lean.UNUSED if sys.modules[name] is None]",
+            "    lean.needed()",
+            "    import requests",
+            "assert hidden == list(lean.UNUSED)",
+            "assert sys.modules['requests'] is requests",
+        )
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -195,3 +195,20 @@ def test_a_missing_runtime_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendMissing, match=remedy):
         backends.open_engine(*shipped, backend=name)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "on_gpu"),
+    [
+        (None, "auto", False),
+        ("openvino", "cpu", False),
+        ("openvino", "GPU", True),
+        ("onnxruntime", "cuda", True),
+        ("tensorrt", "auto", True),
+        ("tensorrt-rtx", "auto", True),
+    ],
+)
+def test_which_engines_run_on_a_gpu(
+    backend: str | None, device: str, on_gpu: bool, shipped: tuple[Manifest, bytes]
+) -> None:
+    assert backends.on_gpu(shipped[0], backend, device) is on_gpu
