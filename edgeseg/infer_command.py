@@ -43,6 +43,10 @@ def infer(
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
     public_key: RequireSignature = None,
+    triton: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--triton", metavar="URL", help="Run the network on this Triton server (http://HOST:8000)."),
+    ] = None,
     which: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--shard", metavar="I/N", help="Only part I, from 1, of N: one task of a job array."),
@@ -69,7 +73,7 @@ def infer(
         options = segment.Options(tuple(formats) if formats else None, selection, identified)
         name = engine or bundle.DEFAULT_ENGINE
         with (
-            segment.open_engine(name, backend, device, allow_unverified, public_key) as opened,
+            segment.open_engine(name, backend, device, allow_unverified, public_key, triton) as opened,
             console.steps(study.name) as say,
         ):
             for outcome in batch.run(studies, opened, output, options, say, again):

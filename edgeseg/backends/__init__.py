@@ -63,4 +63,31 @@ def open_engine(
         raise BackendMissing(f"the backend {name} is not installed ({error}): {remedy}") from error
 
 
-__all__ = ["BACKENDS", "Engine", "EngineError", "open_engine"]
+def open_server(manifest: Manifest, url: str) -> Engine:
+    """The bundle's engine on a Triton server, which `edgeseg.model_repository.export` wrote it for.
+
+    Parameters
+    ----------
+    manifest
+        From `edgeseg.bundle.read`.
+    url
+        ``http://host:port`` or ``https://host:port``.
+
+    Raises
+    ------
+    InputError
+        When the address is none, or no server that is ready answers there.
+    BackendMissing
+        When the extra ``triton`` is not installed.
+    EngineError
+        When the server has another engine, or none, of the bundle's name.
+    """
+    try:
+        from edgeseg.backends.triton import TritonEngine
+
+        return TritonEngine(url, manifest)
+    except ImportError as error:
+        raise BackendMissing(f"Triton's client is not installed ({error}): pip install 'edgeseg[triton]'") from error
+
+
+__all__ = ["BACKENDS", "Engine", "EngineError", "open_engine", "open_server"]

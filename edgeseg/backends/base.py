@@ -25,11 +25,14 @@ class Engine(ABC):
         What it runs on.
     inference_precision
         What it computes in.
+    keeps_precision
+        Whether that is the manifest's, which parity was checked in; False where nobody can say.
     """
 
     runtime: str
     device: str
     inference_precision: str
+    keeps_precision: bool = True
     batch: int = 4
 
     def predict_logits(self, slices: ByteArray) -> FloatArray:
