@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgeseg import readers, results, segment
 from edgeseg.errors import EdgesegError, InputError, OutputError
+from edgeseg.pipeline import overlapped
+from edgeseg.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def run(
     say: segment.Say = lambda _: None,
     again: bool = False,
 ) -> Iterator[Outcome]:
-    """Segment one study after the other.
+    """Segment studies, one after the other in each of three steps that run at the same time: read, network, write.
 
     What an interrupted run left half written in ``output`` is cleared away first; other runs may be at work there.
 
@@ -84,12 +88,15 @@ def run(
         One for each study. A place that cannot be written to ends the batch: what comes after it is not tried.
     """
     results.sweep(output)
-    finish = partial(_finish, opened=opened, output=output, options=options, say=say, again=again)
-    for files in studies:
-        outcome = _outcome(files, finish, options.identified)
-        yield outcome
-        if isinstance(outcome.error, OutputError):
-            return
+    line = _Line(opened, output, options, say, again)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # readers and writers silence pydicom for a while, which threads undo mutually
+        steps = (line.before, line.within, line.after)
+        with closing(overlapped(studies, *steps, discard=line.discard, stop=line.stop)) as outcomes:
+            for outcome in outcomes:
+                yield outcome
+                if isinstance(outcome.error, OutputError):
+                    return
 
 
 def shard(studies: Sequence[readers.StudyFiles], which: str) -> list[readers.StudyFiles]:
@@ -118,18 +125,88 @@ def _digits(name: str) -> int:
     return int(hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest(), 16)
 
 
-def _outcome(files: readers.StudyFiles, finish: Callable[[readers.StudyFiles], Finished], identified: bool) -> Outcome:
-    root = files.root if identified or files.kind != "dicom" else None
-    try:
-        return Outcome(files.name, root, finish(files), None)
-    except EdgesegError as error:
-        problem = error
-    except Exception as error:  # a file that no reader foresaw must not stop the others
-        problem = _unforeseen(error)
-    if identified:
-        problem.reveal()
-    _forget_locals(problem)
-    return Outcome(files.name, root, None, problem)
+@dataclass
+class _Job:
+    """A study on its way; ``outcome`` ends it, and ``held`` is the stage that it is written in."""
+
+    files: readers.StudyFiles
+    mark: str = ""
+    held: ExitStack = field(default_factory=ExitStack)
+    stage: Path = Path()
+    prepared: segment.Prepared | None = None
+    logits: FloatArray | None = None
+    outcome: Outcome | None = None
+
+
+class _Line:
+    """The three steps of a study, which never raise: what goes wrong is the study's outcome."""
+
+    def __init__(
+        self, opened: segment.OpenEngine, output: Path, options: segment.Options, say: segment.Say, again: bool
+    ) -> None:
+        self._opened, self._output, self._options, self._say, self._again = opened, output, options, say, again
+        self.stop = threading.Event()
+
+    def before(self, files: readers.StudyFiles) -> _Job:
+        """Find out whether the study is done already; take its stage, and read it."""
+        job = _Job(files)
+        with self._kept(job):
+            job.mark = segment.fingerprint_of(files, self._opened, self._options)
+            if not self._is_done(job):
+                job.stage = job.held.enter_context(results.staging(self._output, files.name, self.stop))
+            # Another process may have finished it while we waited for the stage.
+            if job.outcome is None and not self._is_done(job):
+                job.prepared = segment.prepare(files, self._opened, self._options, self._say)
+        return job
+
+    def within(self, job: _Job) -> None:
+        """Run the network."""
+        with self._kept(job):
+            if job.prepared is not None and not self.stop.is_set():
+                job.logits = segment.logits_of(job.prepared, self._opened, self._say)
+
+    def after(self, job: _Job) -> Outcome:
+        """Write the results, unless the line has come to its end: nobody waits for them then."""
+        with self._kept(job):
+            if job.prepared is not None and job.logits is not None and not self.stop.is_set():
+                folder = self._output / job.files.name
+                given = (job.prepared, job.logits, self._opened, job.stage, folder, self._options, self._say, job.mark)
+                job.outcome = self._ended(job, Finished(folder, segment.finish(*given).report(), already=False))
+        self.discard(job)
+        return job.outcome or self._ended(job, None, OutputError("the run ended before this study"))
+
+    def discard(self, job: _Job) -> None:
+        """Let go of what a study holds: its stage, which is cleared away, and its voxels."""
+        job.prepared = job.logits = None
+        job.held.close()
+
+    def _is_done(self, job: _Job) -> bool:
+        folder = self._output / job.files.name
+        if not self._again and (report := results.finished(folder, job.mark)) is not None:
+            job.outcome = self._ended(job, Finished(folder, report, already=True))
+        return job.outcome is not None
+
+    def _ended(self, job: _Job, result: Finished | None, error: EdgesegError | None = None) -> Outcome:
+        named = self._options.identified or job.files.kind != "dicom"
+        return Outcome(job.files.name, job.files.root if named else None, result, error)
+
+    @contextmanager
+    def _kept(self, job: _Job) -> Iterator[None]:
+        """Make an error the study's outcome, and let go of what it holds."""
+        try:
+            yield
+            return
+        except EdgesegError as error:
+            problem = error
+        except Exception as error:  # a file that no reader foresaw must not stop the others
+            problem = _unforeseen(error)
+        if self._options.identified:
+            problem.reveal()
+        if isinstance(problem, OutputError):
+            self.stop.set()
+        _forget_locals(problem)
+        self.discard(job)
+        job.outcome = self._ended(job, None, problem)
 
 
 def _unforeseen(error: Exception) -> EdgesegError:
@@ -138,26 +215,6 @@ def _unforeseen(error: Exception) -> EdgesegError:
     unforeseen = EdgesegError(f"unexpected {kind}: {remedy}", f"unexpected {kind}: {error}; {remedy}")
     unforeseen.__cause__ = error
     return unforeseen
-
-
-def _finish(
-    files: readers.StudyFiles,
-    opened: segment.OpenEngine,
-    output: Path,
-    options: segment.Options,
-    say: segment.Say,
-    again: bool,
-) -> Finished:
-    folder = output / files.name
-    mark = segment.fingerprint_of(files, opened, options)
-    if not again and (report := results.finished(folder, mark)) is not None:
-        return Finished(folder, report, already=True)
-    with results.staging(output, files.name) as stage:
-        # Another process may have finished it while we waited for the stage.
-        if not again and (report := results.finished(folder, mark)) is not None:
-            return Finished(folder, report, already=True)
-        done = segment.segment_staged(files, opened, stage, folder, options, say, mark)
-    return Finished(folder, done.report(), already=False)
 
 
 def _forget_locals(error: BaseException | None) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,10 +28,12 @@ _JOURNAL = ".publishing.json"
 """Names the files of a folder's earlier and new results while the one takes the other's place."""
 _STAGE = re.compile(r"\..*-[0-9a-f]{8}\.part")
 _LOCK, _FILES = "lock", "files"
+_PATIENCE_S = 0.05
+"""Between looks at a lock that another process has."""
 
 
 @contextmanager
-def staging(output: Path, name: str) -> Iterator[Path]:
+def staging(output: Path, name: str, stop: threading.Event | None = None) -> Iterator[Path]:
     """A folder beside the final one to write into; it is gone afterwards, whatever happened.
 
     A study is staged by one process at a time: another one waits here until it is done.
@@ -41,15 +44,17 @@ def staging(output: Path, name: str) -> Iterator[Path]:
         Folder that the study's own folder goes into; it is made where it is missing.
     name
         The study's name.
+    stop
+        Ends the wait for another process when it is set.
 
     Raises
     ------
     OutputError
-        When ``output`` cannot be written to.
+        When ``output`` cannot be written to, or the wait for another process was ended.
     """
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
-        part, lock = _claim(output, name)
+        part, lock = _claim(output, name, stop or threading.Event())
     except OSError as error:
         raise unwritable(output, error) from error
     try:
@@ -71,7 +76,7 @@ def sweep(output: Path) -> None:
             with suppress(OSError):
                 lock = os.open(part / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
                 try:
-                    _flock(lock, wait=False)
+                    _flock(lock)
                     _clear(part)
                 finally:
                     os.close(lock)
@@ -144,7 +149,7 @@ def _cause(error: OSError) -> OSError:
     return error
 
 
-def _claim(output: Path, name: str) -> tuple[Path, int]:
+def _claim(output: Path, name: str, stop: threading.Event) -> tuple[Path, int]:
     """Make the study's stage, locked and empty; a lock that was cleared away while we waited for it is taken again."""
     part = output / f".{name[:40]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}.part"
     while True:
@@ -153,8 +158,7 @@ def _claim(output: Path, name: str) -> tuple[Path, int]:
         lock = -1
         try:
             lock = os.open(part / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            with suppress(OSError):  # a file system without locks: it has to do without
-                _flock(lock, wait=True)
+            _wait_for(lock, stop)
             if os.path.samestat(os.fstat(lock), (part / _LOCK).stat()):
                 shutil.rmtree(part / _FILES, ignore_errors=True)  # of a run that was killed
                 (part / _FILES).mkdir()
@@ -190,11 +194,23 @@ def _clear(part: Path) -> None:
         part.rmdir()
 
 
-def _flock(lock: int, wait: bool) -> None:
-    """Lock an open file for this process alone; the lock ends with the process, however that ends."""
+def _wait_for(lock: int, stop: threading.Event) -> None:
+    """Lock an open file once no other process has it; on a file system without locks, do without."""
+    while True:
+        try:
+            return _flock(lock)
+        except BlockingIOError:
+            if stop.wait(_PATIENCE_S):
+                raise
+        except OSError:
+            return None
+
+
+def _flock(lock: int) -> None:
+    """Lock an open file for this process alone, or raise; the lock ends with the process, however that ends."""
     import fcntl
 
-    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _replace(stage: Path, folder: Path, new: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,15 @@ from typing import Any
 from edgeseg import backends, bundle, preprocess, readers, results, writers
 from edgeseg.errors import InputError, ParityError, StudyError
 from edgeseg.fingerprint import fingerprint
-from edgeseg.types import Manifest, Segmentation, Study
+from edgeseg.types import FloatArray, Manifest, NetworkInput, Segmentation, Study
 from edgeseg.writers.report import to_dict
 
 _PACKAGES = ("numpy", "pillow", "pydicom", "SimpleITK", "openvino")
 Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class Result:
     facts: writers.ReportFacts
 
     def report(self) -> dict[str, Any]:
-        """What ``report.json`` says, as plain values."""
+        """What ``report.json`` says, or would say, as plain values."""
+        if results.REPORT in self.files:
+            written: dict[str, Any] = json.loads((self.folder / results.REPORT).read_text(encoding="utf-8"))
+            return written
         return to_dict(self.segmentation, self.study, self.facts, self.files)
 
 
@@ -136,7 +144,7 @@ def segment(
     opened: OpenEngine,
     output: Path,
     options: Options = DEFAULTS,
-    say: Say = lambda _: None,
+    say: Say = _silent,
 ) -> Result:
     """Segment one study and write the results to ``output/<study>/``: all of them, or none.
 
@@ -174,6 +182,28 @@ def fingerprint_of(files: readers.StudyFiles, opened: OpenEngine, options: Optio
     return fingerprint(files, {**how, "options": options})
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A study that was read, and what the network is given of it.
+
+    Parameters
+    ----------
+    study
+        As read.
+    given
+        Its slices as the engine takes them.
+    formats
+        What is to be written.
+    timings_ms
+        Wall time of the steps so far.
+    """
+
+    study: Study
+    given: NetworkInput
+    formats: tuple[str, ...]
+    timings_ms: dict[str, float]
+
+
 def segment_staged(
     files: readers.StudyFiles,
     opened: OpenEngine,
@@ -183,7 +213,7 @@ def segment_staged(
     say: Say,
     mark: str,
 ) -> Result:
-    """Segment one study in a stage that the caller holds, and publish it.
+    """Segment one study in a stage that the caller holds, one step after the other, and publish it.
 
     Parameters
     ----------
@@ -196,6 +226,20 @@ def segment_staged(
     mark
         The study's fingerprint, for its report.
     """
+    prepared = prepare(files, opened, options, say)
+    return finish(prepared, logits_of(prepared, opened, say), opened, stage, folder, options, say, mark)
+
+
+def prepare(files: readers.StudyFiles, opened: OpenEngine, options: Options = DEFAULTS, say: Say = _silent) -> Prepared:
+    """Read a study, and make the network's input of it: what comes before the engine.
+
+    Raises
+    ------
+    StudyError
+        When the study cannot be used.
+    InputError
+        When it cannot have a format that was asked for.
+    """
     timings: dict[str, float] = {}
     with _timed("read", timings, say):
         study = readers.read_study(files, options.selection)
@@ -203,15 +247,42 @@ def segment_staged(
     writers.check_formats(study, chosen)
     with _timed("preprocess", timings, say):
         given = preprocess.to_network(study, opened.manifest.preprocessing)
-    with _timed("network", timings, say):
-        logits = opened.engine.predict_logits(given.slices)
+    return Prepared(study, given, chosen, timings)
+
+
+def logits_of(prepared: Prepared, opened: OpenEngine, say: Say = _silent) -> FloatArray:
+    """The engine's logits, float32 (slice, 1, size, size)."""
+    with _timed("network", prepared.timings_ms, say):
+        return opened.engine.predict_logits(prepared.given.slices)
+
+
+def finish(
+    prepared: Prepared,
+    logits: FloatArray,
+    opened: OpenEngine,
+    stage: Path,
+    folder: Path,
+    options: Options,
+    say: Say,
+    mark: str,
+) -> Result:
+    """Make a mask of logits, write the results and publish them: what comes after the engine.
+
+    Parameters
+    ----------
+    prepared, logits
+        From `prepare` and `logits_of`.
+    opened, stage, folder, options, say, mark
+        As in `segment_staged`.
+    """
+    study, timings = prepared.study, prepared.timings_ms
     with _timed("postprocess", timings, say):
-        found = preprocess.to_segmentation(logits, study, given.mapping, opened.manifest.threshold)
+        found = preprocess.to_segmentation(logits, study, prepared.given.mapping, opened.manifest.threshold)
     found = replace(found, timings_ms=timings)
     say("write")
     try:
         facts = replace(_facts(opened), fingerprint=mark, identified=options.identified)
-        names = writers.write(found, study, chosen, stage, facts)
+        names = writers.write(found, study, prepared.formats, stage, facts)
         results.publish(stage, folder)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:

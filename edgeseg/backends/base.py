@@ -57,14 +57,15 @@ class Engine(ABC):
         """
         self._check(slices)
         count, _, rows, columns = slices.shape
-        logits = np.empty((count, 1, rows, columns), np.float32)
+        found = [np.empty((0, 1, rows, columns), np.float32)]
         for start in range(0, count, self.batch):
             part = np.ascontiguousarray(slices[start : start + self.batch])
             with self._failures(part):
                 result = self._run(part)
             if result.shape != (len(part), 1, rows, columns):
                 raise EngineError(f"{self.runtime} returned logits of the shape {result.shape}: build the engine again")
-            logits[start : start + len(part)] = result
+            found.append(result)
+        logits = found[1] if len(found) == 2 and found[1].flags.owndata else np.concatenate(found)
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"{self.runtime} returned logits that are not finite: the engine or its runtime is broken"

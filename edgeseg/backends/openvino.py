@@ -10,9 +10,18 @@ from edgeseg.backends.base import Engine
 from edgeseg.errors import EngineError, InputError
 from edgeseg.types import ByteArray, FloatArray, Manifest
 
+_SLICES = 2
+"""In a request (``docs/speed.md``)."""
+
 
 class OpenVinoEngine(Engine):
-    """Compiles with the manifest's precision as a hint: OpenVINO would take BF16 by itself where a CPU has it."""
+    """Compiles with the manifest's precision as a hint: OpenVINO would take BF16 by itself where a CPU has it.
+
+    Several requests are under way at the same time, on as many streams as OpenVINO finds best for the machine: threads
+    that each work on slices of their own never wait for each other, which one request on all of them makes them do.
+    """
+
+    batch = 64
 
     def __init__(self, content: bytes, manifest: Manifest, device: str = "auto", threads: int | None = None) -> None:
         import openvino
@@ -25,7 +34,7 @@ class OpenVinoEngine(Engine):
         self.runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
         hints: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": manifest.inference_precision,
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": "THROUGHPUT",
         }
         if threads is not None:
             hints["INFERENCE_NUM_THREADS"] = threads
@@ -35,12 +44,36 @@ class OpenVinoEngine(Engine):
         except RuntimeError as error:
             raise EngineError(f"{self.runtime} refuses {manifest.name}: {str(error).splitlines()[-1]}") from error
         self.inference_precision = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        self._request: Any = self._compiled.create_infer_request()
+        streams = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests: list[Any] = [self._compiled.create_infer_request() for _ in range(2 * streams)]
 
     def _run(self, slices: ByteArray) -> FloatArray:
-        result = self._request.infer([slices], share_inputs=True, share_outputs=True)
-        return np.asarray(result[0], dtype=np.float32)
+        from openvino import Tensor
+
+        logits = np.empty((len(slices), 1, *slices.shape[2:]), np.float32)
+        try:
+            for turn, start in enumerate(range(0, len(slices), _SLICES)):
+                part = slice(start, start + _SLICES)
+                request = self._requests[turn % len(self._requests)]
+                request.wait()
+                request.set_input_tensor(Tensor(slices[part], shared_memory=True))
+                request.set_output_tensor(Tensor(logits[part], shared_memory=True))
+                request.start_async()
+        finally:
+            self._wait()
+        return logits
+
+    def _wait(self) -> None:
+        """Let all requests end, whatever becomes of one of them: they write into an array that is about to go."""
+        failures = []
+        for request in self._requests:
+            try:
+                request.wait()
+            except RuntimeError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _release(self) -> None:
-        self._request = None
+        self._requests = []
         self._compiled = None

@@ -20,6 +20,7 @@ from edgeseg.readers.choice import AUTOMATIC, Selection
 from edgeseg.readers.headers import drop_malformed, read_header
 from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.readers.pixels import FramesOf
+from edgeseg.readers.plain import Converted
 from edgeseg.readers.sequences import FEWEST_SLICES
 from edgeseg.readers.series import Frame, Series, find_series
 from edgeseg.types import FloatArray, Geometry, Study, Vector, Volume
@@ -188,12 +189,13 @@ def read_volume(frames: Sequence[Frame]) -> tuple[Volume, str | None]:
         found = f"{len(frames)} slices of {columns} x {rows} pixels"
         raise StudyError(f"a series has {found}, and edgeseg takes {MOST_VOXELS / 1e6:.0f} million voxels at most")
     files: dict[Path, FramesOf] = {}
+    converted: Converted = {}
     slices: list[FloatArray] = []
     factors: list[float | None] = []
     lossy = None
     for frame in frames:
         if frame.path not in files:
-            files[frame.path] = FramesOf(frame.path)
+            files[frame.path] = FramesOf(frame.path, converted)
             lossy = lossy or files[frame.path].lossy
         values, factor = files[frame.path].frame(frame.index)
         slices.append(values)
@@ -255,7 +257,9 @@ def _check_distances(label: str, along_mm: Vector) -> None:
 def _full_headers(frames: Sequence[Frame]) -> tuple[Dataset, ...]:
     """Whole headers without pixels and without what is malformed, one for each file, in slice order."""
     paths = tuple(dict.fromkeys(frame.path for frame in frames))
-    headers = tuple(header for header in map(read_header, paths) if header is not None)
+    converted: Converted = {}  # headers are read by the writers, and never changed
+    read = (read_header(path, converted=converted) for path in paths)
+    headers = tuple(header for header in read if header is not None)
     for header in headers:
         drop_malformed(header, deep=True)
     return headers

@@ -7,11 +7,12 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import StudyError
-from edgeseg.readers import vendors
+from edgeseg.readers import plain, vendors
 from edgeseg.readers.limits import LARGEST_FILE
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ _BARE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """Groups that a file without a preamble begins with, the last one in big endian."""
 
 
-def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset | None:
+def read_header(
+    path: Path, tags: Sequence[str | int] | None = None, converted: plain.Converted | None = None
+) -> Dataset | None:
     """Read a DICOM file's header without its pixels, or only some elements of it.
 
     Parameters
@@ -63,6 +66,8 @@ def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset 
         The file, with or without a preamble.
     tags
         Keywords of the elements that are wanted; values longer than `LARGEST_VALUE` count as missing then.
+    converted
+        Elements of other files to take over where they are the same: the header is to be read only then.
 
     Returns
     -------
@@ -75,6 +80,8 @@ def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset 
     try:
         if path.stat().st_size > LARGEST_FILE:
             return None
+        if (simple := plain.read(path)) is not None:
+            return _of_a_study(simple.dataset(None if tags is None else numbers(tuple(tags)), converted))
         with path.open("rb") as file:
             start = file.read(1024)
         bare = start[128:132] != b"DICM"
@@ -92,9 +99,23 @@ def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset 
                 )
             if tags is not None:
                 _drop_long(header)
-            return header if header.get("StudyInstanceUID") else None
+            return _of_a_study(header)
     except Exception:  # a damaged file raises whatever it likes: it is not readable, and the caller says so
         return None
+
+
+def _of_a_study(header: Dataset) -> Dataset | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return header if header.get("StudyInstanceUID") else None
+
+
+@lru_cache
+def numbers(tags: tuple[str | int, ...]) -> frozenset[int]:
+    """Tags as numbers."""
+    from pydicom.tag import Tag
+
+    return frozenset(int(Tag(tag)) for tag in tags)
 
 
 class Patient(io.BufferedReader):
@@ -145,8 +166,9 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], 
     modalities: Counter[str] = Counter()
     patients = set()
     copies = 0
+    converted: plain.Converted = {}
     for path in paths:
-        header = read_header(path, TAGS)
+        header = read_header(path, TAGS, converted)
         if header is None:
             continue
         drop_malformed(header)
@@ -188,14 +210,17 @@ def drop_malformed(header: Dataset, deep: bool = False) -> None:
     deep
         Also in the items of sequences, which takes longer.
     """
+    from pydicom.dataelem import DataElement
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on values: those that matter are checked by their readers
-        for tag in list(header.keys()):
-            try:
-                element = header[tag]
-            except Exception:  # pydicom raises whatever a value's conversion does
-                del header[tag]
-                continue
+        for tag, element in list(header.items()):
+            if not isinstance(element, DataElement):
+                try:
+                    element = header[tag]
+                except Exception:  # pydicom raises whatever a value's conversion does
+                    del header[tag]
+                    continue
             if deep and element.VR == "SQ":
                 for item in element.value or ():
                     drop_malformed(item, deep)

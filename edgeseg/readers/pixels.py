@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.errors import StudyError
-from edgeseg.readers import apart
+from edgeseg.readers import apart, plain
 from edgeseg.readers.assembly import UnreadableFile
-from edgeseg.readers.headers import Patient, read_header
+from edgeseg.readers.headers import Patient, numbers, read_header
 from edgeseg.readers.limits import MOST_VOXELS
 from edgeseg.types import FloatArray
 
@@ -28,6 +28,23 @@ _PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow", "gdcm")
 """Decoders in the order in which they are tried, each on its own syntaxes."""
 _PHILIPS = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 _PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)
+_BLOCKS = range(0x10, 0x100)
+_TAGS: tuple[str | int, ...] = (
+    *(
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "NumberOfFrames",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+    ),
+    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "LossyImageCompression"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "RealWorldValueMappingSequence"),
+    *((_PHILIPS[0] << 16) + block for block in _BLOCKS),
+    *((_PHILIPS[0] << 16) + (block << 8) + _PHILIPS[2] for block in _BLOCKS),
+)
+"""What has to be known of a file of one image to make its pixels the scanner's values."""
 
 
 class FramesOf:
@@ -37,6 +54,8 @@ class FramesOf:
     ----------
     path
         The file.
+    converted
+        Of its series, as in `edgeseg.readers.headers.read_header`.
 
     Raises
     ------
@@ -44,9 +63,9 @@ class FramesOf:
         The pixels cannot be decoded, or are not those of a grey image as acquired.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, converted: plain.Converted | None = None) -> None:
         self._path = path
-        self._dataset, self._stored, self.lossy = _decoded(path)
+        self._dataset, self._stored, self.lossy = _decoded(path, converted)
         """``lossy`` is the name of the compression where it lost something, else None."""
 
     def frame(self, index: int | None) -> tuple[FloatArray, float | None]:
@@ -89,20 +108,12 @@ class FramesOf:
         return values, factor
 
 
-def _decoded(path: Path) -> tuple[Dataset, Any, str | None]:
+def _decoded(path: Path, converted: plain.Converted | None) -> tuple[Dataset, Any, str | None]:
     """A file's dataset, its pixels as stored, (row, column) or (frame, row, column), and what they lost."""
-    import pydicom
-
-    if read_header(path, ("StudyInstanceUID",)) is None:  # too large, or it inflates beyond all measure
-        raise UnreadableFile(path, "cannot be read any more: copy or export the file again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Patient(path) as file:
-                dataset = pydicom.dcmread(file, force=True)
-            _name_syntax(dataset)
-            _check_kind(path, dataset)
-            return dataset, _stored(path, dataset), _lossy(dataset)
+            return _plainly_decoded(path, converted) or _decoded_by_pydicom(path)
     except StudyError:
         raise
     except Exception as error:  # decoders raise whatever they like
@@ -110,14 +121,42 @@ def _decoded(path: Path) -> tuple[Dataset, Any, str | None]:
         raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
 
 
+def _plainly_decoded(path: Path, converted: plain.Converted | None) -> tuple[Dataset, Any, str | None] | None:
+    """The same for a file of one image without compression; None for others."""
+    file = plain.read(path)
+    if file is None or file.pixels is None:
+        return None
+    dataset = file.dataset(numbers(_TAGS), converted)
+    _check_kind(path, dataset)
+    stored = file.stored(dataset)
+    return None if stored is None else (dataset, stored, _lost_earlier(dataset))
+
+
+def _decoded_by_pydicom(path: Path) -> tuple[Dataset, Any, str | None]:
+    import pydicom
+
+    if read_header(path, ("StudyInstanceUID",)) is None:  # too large, or it inflates beyond all measure
+        raise UnreadableFile(path, "cannot be read any more: copy or export the file again")
+    with Patient(path) as file:
+        dataset = pydicom.dcmread(file, force=True)
+    _name_syntax(dataset)
+    _check_kind(path, dataset)
+    return dataset, _stored(path, dataset), _lossy(dataset)
+
+
 def _lossy(dataset: Dataset) -> str | None:
     from pydicom.uid import UID
 
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     said = str(dataset.get("LossyImageCompression") or "")
-    if syntax in _LOSSY or said == "01" or (syntax in _PERHAPS_LOSSY and said != "00"):
-        return str(syntax.name) if syntax.is_compressed else "an earlier step"
-    return None
+    if syntax.is_compressed and (syntax in _LOSSY or said == "01" or (syntax in _PERHAPS_LOSSY and said != "00")):
+        return str(syntax.name)
+    return _lost_earlier(dataset)
+
+
+def _lost_earlier(dataset: Dataset) -> str | None:
+    """What pixels lost before they were stored as they are."""
+    return "an earlier step" if str(dataset.get("LossyImageCompression") or "") == "01" else None
 
 
 def _name_syntax(dataset: Dataset) -> None:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class Frame:
     shape: tuple[int, int]
     moment: Moment = Moment()
 
-    @property
+    @cached_property
     def normal(self) -> Vector:
         """Unit vector of the slice normal, LPS."""
         normal = np.cross(self.orientation[:3], self.orientation[3:])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeseg.types import BoolArray, Study
+from edgeseg.writers.dicom_items import encoded
 from edgeseg.writers.dicom_source import DicomSource, SourceImage
 from edgeseg.writers.report import ReportFacts
 
@@ -123,7 +124,12 @@ def save(made: Dataset, path: Path) -> None:
 
 def code(concept: Code) -> Dataset:
     """Return the item of a code sequence."""
-    return item(CodeValue=concept[0], CodingSchemeDesignator=concept[1], CodeMeaning=concept[2])
+    return item(**code_attributes(concept))
+
+
+def code_attributes(concept: Code) -> dict[str, str]:
+    """Return what the item of a code sequence says, by keyword."""
+    return {"CodeValue": concept[0], "CodingSchemeDesignator": concept[1], "CodeMeaning": concept[2]}
 
 
 def item(**attributes: object) -> Dataset:
@@ -138,19 +144,30 @@ def item(**attributes: object) -> Dataset:
 
 def reference(image: SourceImage) -> Dataset:
     """Return the item that refers to a slice's image, or to its frame of a multi-frame instance."""
-    made = item(ReferencedSOPClassUID=image.class_uid, ReferencedSOPInstanceUID=image.instance_uid)
-    if image.frame is not None:
-        made.ReferencedFrameNumber = image.frame
-    return made
+    return item(**reference_attributes(image))
 
 
-def by_series(images: Iterable[SourceImage]) -> dict[str, list[Dataset]]:
-    """Return a reference to each instance, once, by its series' UID."""
-    found: dict[str, dict[str, Dataset]] = {}
+def reference_attributes(image: SourceImage) -> dict[str, str | int]:
+    """Return what such an item says, by keyword."""
+    frame = {} if image.frame is None else {"ReferencedFrameNumber": image.frame}
+    return {"ReferencedSOPClassUID": image.class_uid, "ReferencedSOPInstanceUID": image.instance_uid, **frame}
+
+
+def by_series(images: Iterable[SourceImage]) -> dict[str, list[bytes]]:
+    """Return an encoded reference to each instance, once, by its series' UID."""
+    found: dict[str, dict[str, bytes]] = {}
     for image in images:
-        instance = item(ReferencedSOPClassUID=image.class_uid, ReferencedSOPInstanceUID=image.instance_uid)
+        instance = encoded(ReferencedSOPClassUID=image.class_uid, ReferencedSOPInstanceUID=image.instance_uid)
         found.setdefault(image.series_uid, {}).setdefault(image.instance_uid, instance)
     return {series: list(instances.values()) for series, instances in found.items()}
+
+
+def series_references(images: Iterable[SourceImage]) -> list[bytes]:
+    """Return the encoded items of a Referenced Series Sequence."""
+    return [
+        encoded(ReferencedInstanceSequence=instances, SeriesInstanceUID=series)
+        for series, instances in by_series(images).items()
+    ]
 
 
 def algorithm_name(facts: ReportFacts) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeseg.types import BoolArray, Segmentation, Study
+from edgeseg.writers.dicom_items import encoded, set_items
 from edgeseg.writers.dicom_object import (
     ABNORMAL_STRUCTURE,
     BRAIN,
@@ -15,13 +17,14 @@ from edgeseg.writers.dicom_object import (
     Uids,
     algorithm_name,
     algorithm_parameters,
-    by_series,
     code,
+    code_attributes,
     item,
     long_string,
     new_object,
-    reference,
+    reference_attributes,
     save,
+    series_references,
     uid,
 )
 from edgeseg.writers.dicom_source import DicomSource, dicom_source
@@ -102,10 +105,7 @@ def _describe(seg: Dataset, source: DicomSource) -> None:
     seg.ContentLabel, seg.ContentDescription = CONTENT_LABEL, "FLAIR abnormality, for research use only"
     seg.ContentCreatorName, seg.ContentQualification = "", "RESEARCH"
     seg.FrameOfReferenceUID, seg.PositionReferenceIndicator = source.frame_of_reference_uid, ""
-    seg.ReferencedSeriesSequence = [
-        item(ReferencedInstanceSequence=instances, SeriesInstanceUID=series)
-        for series, instances in by_series(source.images).items()
-    ]
+    set_items(seg, "ReferencedSeriesSequence", series_references(source.images))
 
 
 def _segment(facts: ReportFacts, uids: Uids) -> Dataset:
@@ -163,21 +163,20 @@ def _set_frames(seg: Dataset, source: DicomSource, dimensions_uid: str) -> None:
             SegmentIdentificationSequence=[item(ReferencedSegmentNumber=SEGMENT)],
         )
     ]
-    frames = []
+    set_items(seg, "PerFrameFunctionalGroupsSequence", _frames(source))
+
+
+def _frames(source: DicomSource) -> Iterator[bytes]:
+    purpose = encoded(**code_attributes(("121322", "DCM", "Source image for image processing operation")))
+    derivation = encoded(**code_attributes(("113076", "DCM", "Segmentation")))
     for number, image in enumerate(source.images, 1):
-        drawn_on = reference(image)
-        drawn_on.SpatialLocationsPreserved = "YES"
-        drawn_on.PurposeOfReferenceCodeSequence = [
-            code(("121322", "DCM", "Source image for image processing operation"))
-        ]
-        derivation = item(
-            SourceImageSequence=[drawn_on], DerivationCodeSequence=[code(("113076", "DCM", "Segmentation"))]
+        drawn_on = encoded(
+            **reference_attributes(image),
+            SpatialLocationsPreserved="YES",
+            PurposeOfReferenceCodeSequence=[purpose],
         )
-        frames.append(
-            item(
-                FrameContentSequence=[item(DimensionIndexValues=[SEGMENT, number])],
-                PlanePositionSequence=[item(ImagePositionPatient=image.position)],
-                DerivationImageSequence=[derivation],
-            )
+        yield encoded(
+            FrameContentSequence=[encoded(DimensionIndexValues=[SEGMENT, number])],
+            PlanePositionSequence=[encoded(ImagePositionPatient=image.position)],
+            DerivationImageSequence=[encoded(SourceImageSequence=[drawn_on], DerivationCodeSequence=[derivation])],
         )
-    seg.PerFrameFunctionalGroupsSequence = frames

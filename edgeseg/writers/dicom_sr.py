@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgeseg.types import Segmentation, Study
 from edgeseg.writers import dicom_seg
 from edgeseg.writers.diameter import Diameter, largest_diameter
+from edgeseg.writers.dicom_items import encoded, set_items
 from edgeseg.writers.dicom_object import (
     ABNORMAL_STRUCTURE,
     BRAIN,
@@ -79,7 +80,8 @@ def to_dataset(segmentation: Segmentation, study: Study, facts: ReportFacts) -> 
     sr = new_object(source, uids, facts, KIND, CLASS_UID, _SERIES_OFFSET)
     sr.CompletionFlag, sr.VerificationFlag, sr.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     sr.ReferencedPerformedProcedureStepSequence, sr.PerformedProcedureCodeSequence = [], []
-    sr.CurrentRequestedProcedureEvidenceSequence = [_evidence(sr.StudyInstanceUID, source, uids)]
+    evidence = _evidence(sr.StudyInstanceUID, source, uids)
+    set_items(sr, "CurrentRequestedProcedureEvidenceSequence", [evidence])
     diameter = largest_diameter(segmentation, study) or Diameter(0.0, None)
     group = _measurement_group(segmentation.volume_ml or 0.0, diameter, source, uids, facts)
     sr.update(
@@ -93,19 +95,23 @@ def to_dataset(segmentation: Segmentation, study: Study, facts: ReportFacts) -> 
     return sr
 
 
-def _evidence(study_uid: str, source: DicomSource, uids: Uids) -> Dataset:
+def _evidence(study_uid: str, source: DicomSource, uids: Uids) -> bytes:
     """List every object that the report speaks of: the FLAIR images and the SEG."""
     series = [
-        item(ReferencedSOPSequence=instances, SeriesInstanceUID=series)
+        encoded(ReferencedSOPSequence=instances, SeriesInstanceUID=series)
         for series, instances in by_series(source.images).items()
     ]
-    series.append(item(ReferencedSOPSequence=[_seg(uids)], SeriesInstanceUID=uids.series(dicom_seg.KIND)))
-    return item(ReferencedSeriesSequence=series, StudyInstanceUID=study_uid)
+    seg = encoded(**_seg(uids))
+    series.append(encoded(ReferencedSOPSequence=[seg], SeriesInstanceUID=uids.series(dicom_seg.KIND)))
+    return encoded(ReferencedSeriesSequence=series, StudyInstanceUID=study_uid)
 
 
-def _seg(uids: Uids) -> Dataset:
-    """Refer to the SEG."""
-    return item(ReferencedSOPClassUID=dicom_seg.CLASS_UID, ReferencedSOPInstanceUID=uids.instance(dicom_seg.KIND))
+def _seg(uids: Uids) -> dict[str, str]:
+    """Refer to the SEG: what the item says, by keyword."""
+    return {
+        "ReferencedSOPClassUID": dicom_seg.CLASS_UID,
+        "ReferencedSOPInstanceUID": uids.instance(dicom_seg.KIND),
+    }
 
 
 def _context(facts: ReportFacts) -> list[Dataset]:
@@ -129,8 +135,7 @@ def _measurement_group(
     volume_ml: float, diameter: Diameter, source: DicomSource, uids: Uids, facts: ReportFacts
 ) -> Dataset:
     """Return TID 1411: which segment, what it is, by which algorithm, and its measurements."""
-    segment = _seg(uids)
-    segment.ReferencedSegmentNumber = dicom_seg.SEGMENT
+    segment = item(**_seg(uids), ReferencedSegmentNumber=dicom_seg.SEGMENT)
     content = [
         _text(_CONTEXT, ("112039", "DCM", "Tracking Identifier"), FINDING),
         _uid(_CONTEXT, ("112040", "DCM", "Tracking Unique Identifier"), uids.tracking),

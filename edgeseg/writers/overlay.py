@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from edgeseg.types import BoolArray, Segmentation, Study
 from edgeseg.writers.display import (
     OUTLINE,
+    Colour,
     Plane,
     display_plane,
     draw_outline,
     grey_picture,
+    own_font,
     save_png,
     shown_size,
     window,
@@ -86,8 +89,8 @@ def slice_picture(
     draw = ImageDraw.Draw(picture)
     middle = size[1] + _CAPTION // 2
     caption = f"Slice {index + 1} of {len(segmentation.mask)}   {_area(segmentation, index)}"
-    draw.text((10, middle), caption, fill=_WHITE, font=ImageFont.load_default(15), anchor="lm")
-    draw.text((width - 10, middle), _NOTICE, fill=_GREY, font=ImageFont.load_default(13), anchor="rm")
+    draw.text((10, middle), caption, fill=_WHITE, font=own_font(15), anchor="lm")
+    draw.text((width - 10, middle), _NOTICE, fill=_GREY, font=own_font(13), anchor="rm")
     return picture
 
 
@@ -100,7 +103,7 @@ def contact_sheet(
     columns = min(len(chosen), 8 if len(chosen) > 24 else 6)
     lines = -(-len(chosen) // columns)
     found, details = _header(segmentation, study, facts, len(chosen))
-    title_font, font = ImageFont.load_default(22), ImageFont.load_default(13)
+    title_font, font = own_font(22), own_font(13)
     header_px = max(title_font.getlength(found), font.getlength(details))
     width = 2 * _MARGIN + max(columns * (tile[0] + _GAP) - _GAP, int(header_px) + 1)
     height = _HEADER + lines * (tile[1] + _GAP) - _GAP + _MARGIN
@@ -155,21 +158,40 @@ def _tile(
     tile = grey_picture(study.flair.voxels[index], limits, plane, size)
     draw_outline(tile, segmentation.mask[index], plane, thickness_px=1)
     _draw_sides(tile, plane, 12)
-    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(12)
-    draw.text((5, 4), str(index + 1), fill=_WHITE, font=font, stroke_width=1, stroke_fill=_BACKGROUND)
+    _write_on(tile, str(index + 1), (5, 4), 12, "la")
     if segmentation.slice_area_px[index]:
-        text = _area(segmentation, index)
-        place = (size[0] - 5, size[1] - 5)
-        draw.text(place, text, fill=OUTLINE, font=font, anchor="rs", stroke_width=1, stroke_fill=_BACKGROUND)
+        _write_on(tile, _area(segmentation, index), (size[0] - 5, size[1] - 5), 12, "rs", OUTLINE)
     return tile
 
 
 def _draw_sides(picture: Image.Image, plane: Plane, font_px: int) -> None:
     """Write the letters of the patient's sides at the picture's left and right edge, where they are known."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(font_px)
     middle = picture.height // 2
-    for letter, x, anchor in ((plane.left, 5, "lm"), (plane.right, picture.width - 5, "rm")):
-        draw.text((x, middle), letter, fill=_WHITE, font=font, anchor=anchor, stroke_width=1, stroke_fill=_BACKGROUND)
+    if plane.left:
+        _write_on(picture, plane.left, (5, middle), font_px, "lm")
+        _write_on(picture, plane.right, (picture.width - 5, middle), font_px, "rm")
+
+
+def _write_on(
+    picture: Image.Image, text: str, place: tuple[int, int], font_px: int, anchor: str, colour: Colour = _WHITE
+) -> None:
+    """Write on a slice: with a dark rim, so that it can be read on every grey."""
+    rim, body, left, top = _shapes(text, font_px, anchor)
+    for shape, ink in ((rim, _BACKGROUND), (body, colour)):
+        picture.paste(ink, (place[0] + left, place[1] + top), shape)
+
+
+@lru_cache(maxsize=256)
+def _shapes(text: str, font_px: int, anchor: str) -> tuple[Image.Image, Image.Image, int, int]:
+    """Return a text's rim and body as masks, and where they begin from its anchor; most are needed for every slice."""
+    font = own_font(font_px)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text, anchor=anchor, stroke_width=1))
+    shapes = [Image.new("L", (right - left, bottom - top)) for _ in range(2)]
+    for shape, rim_px in zip(shapes, (1, 0), strict=True):
+        ImageDraw.Draw(shape).text(
+            (-left, -top), text, fill=255, font=font, anchor=anchor, stroke_width=rim_px, stroke_fill=255
+        )
+    return shapes[0], shapes[1], left, top
 
 
 def _header(segmentation: Segmentation, study: Study, facts: ReportFacts, shown: int) -> tuple[str, str]:

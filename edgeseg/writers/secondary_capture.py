@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeseg.types import ByteArray, Segmentation, Study
-from edgeseg.writers.dicom_object import Uids, by_series, code, item, new_object, reference, save
+from edgeseg.writers.dicom_items import encoded, set_items
+from edgeseg.writers.dicom_object import (
+    Uids,
+    code,
+    code_attributes,
+    new_object,
+    reference_attributes,
+    save,
+    series_references,
+)
 from edgeseg.writers.dicom_source import DicomSource, dicom_source
 from edgeseg.writers.display import display_plane, window
 from edgeseg.writers.overlay import slice_picture
@@ -76,17 +85,12 @@ def _describe(capture: Dataset, source: DicomSource) -> None:
     capture.BurnedInAnnotation = "NO"  # the attribute asks for text that identifies the patient
     capture.DerivationDescription = f"Outline of FLAIR abnormality. {NOTICE}"
     capture.DerivationCodeSequence = [code(("113091", "DCM", "Pixel by pixel mask"))]
-    purpose = ("121322", "DCM", "Source image for image processing operation")
-    capture.SourceImageSequence = [_with_purpose(reference(image), purpose) for image in source.images]
-    capture.ReferencedSeriesSequence = [
-        item(ReferencedInstanceSequence=instances, SeriesInstanceUID=series)
-        for series, instances in by_series(source.images).items()
-    ]
-
-
-def _with_purpose(referenced: Dataset, purpose: tuple[str, str, str]) -> Dataset:
-    referenced.PurposeOfReferenceCodeSequence = [code(purpose)]
-    return referenced
+    purpose = encoded(**code_attributes(("121322", "DCM", "Source image for image processing operation")))
+    drawn_on = (
+        encoded(**reference_attributes(image), PurposeOfReferenceCodeSequence=[purpose]) for image in source.images
+    )
+    set_items(capture, "SourceImageSequence", drawn_on)
+    set_items(capture, "ReferencedSeriesSequence", series_references(source.images))
 
 
 def _pictures(segmentation: Segmentation, study: Study) -> ByteArray:

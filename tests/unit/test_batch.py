@@ -44,10 +44,50 @@ def test_a_bad_study_among_good_ones(studies: Path, tmp_path: Path, default_engi
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-good", "c-good"]
 
 
-def test_studies_are_segmented_one_by_one(studies: Path, tmp_path: Path, default_engine: segment.OpenEngine) -> None:
+def test_an_outcome_is_told_while_later_studies_are_at_work(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine, example_tiff: Path
+) -> None:
+    for number in range(8):
+        shutil.copytree(example_tiff, studies / f"d-{number}")
+    outcomes = batch.run(readers.find_studies(studies), default_engine, tmp_path / "out", segment.Options(("masks",)))
+    first = next(outcomes)
+    assert first.result is not None
+    assert (first.result.folder / first.result.files[0]).is_file()
+    assert not (tmp_path / "out" / "d-7").exists()
+
+
+def test_a_run_that_is_left_clears_away_what_it_had_begun(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine, example_tiff: Path
+) -> None:
+    for number in range(8):
+        shutil.copytree(example_tiff, studies / f"d-{number}")
     outcomes = batch.run(readers.find_studies(studies), default_engine, tmp_path / "out", segment.Options(("masks",)))
     next(outcomes)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a-good"]
+    del outcomes
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_line_writes_what_the_simple_way_writes_bit_for_bit(
+    studies: Path, tmp_path: Path, default_engine: segment.OpenEngine, example_dicom: Path
+) -> None:
+    shutil.copytree(example_dicom, studies / "dicom")
+    found = readers.find_studies(studies)
+    outcomes = {outcome.name: outcome for outcome in batch.run(found, default_engine, tmp_path / "line")}
+    compared = 0
+    for files in found:
+        if outcomes[files.name].error is None:
+            simple = segment.segment(files, default_engine, tmp_path / "simple").folder
+            written = sorted(path.relative_to(simple) for path in simple.rglob("*") if path.is_file())
+            line = tmp_path / "line" / files.name
+            assert sorted(path.relative_to(line) for path in line.rglob("*") if path.is_file()) == written
+            for name in written:
+                if name.name == "report.json":
+                    ours, theirs = (json.loads((folder / name).read_text()) for folder in (line, simple))
+                    assert {**ours, "timings_ms": None} == {**theirs, "timings_ms": None}
+                elif name.name != "report.html":  # it shows the times
+                    assert (line / name).read_bytes() == (simple / name).read_bytes(), name
+                    compared += 1
+    assert compared > 20
 
 
 def test_a_place_that_cannot_be_written_stops_all(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from edgeseg.types import Geometry, Segmentation, Study, Volume
-from edgeseg.writers import ReportFacts, write
+from edgeseg.writers import ReportFacts, display, write
 from edgeseg.writers.display import (
     OUTLINE,
     Plane,
@@ -114,6 +114,26 @@ def test_a_single_pixel_gets_an_outline(corner: int) -> None:
     draw_outline(picture, mask, plane, thickness_px=1)
     pixels = np.asarray(picture).astype(int)
     assert ((pixels[..., 0] - pixels[..., 2]) > 100).sum() > 10
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_bands_are_those_of_pillows_filters(width: int, share: float) -> None:
+    """At the borders, too."""
+    marked = Image.fromarray(np.where(np.random.default_rng(5).random((37, 50)) < share, 255, 0).astype(np.uint8))
+    wider, narrower = marked, marked
+    for _ in range(width):
+        wider, narrower = wider.filter(ImageFilter.MaxFilter(3)), narrower.filter(ImageFilter.MinFilter(3))
+    assert display._band(marked, width) == ImageChops.subtract(wider, narrower)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # of the simple formula
+def test_grey_is_that_of_the_voxels_and_what_is_no_number_is_an_end_of_the_scale() -> None:
+    voxels = np.random.default_rng(6).normal(300, 200, (40, 30)).astype(np.float32)
+    voxels[3, :4] = np.nan, np.inf, -np.inf, 1e30
+    low, high = 20.0, 700.5
+    simple = np.clip((np.nan_to_num(voxels, nan=low) - low) * (255.0 / (high - low)), 0, 255)
+    assert np.array_equal(display.grey(voxels, (low, high), Plane()), np.rint(simple).astype(np.uint8))
 
 
 def test_window_of_strange_volumes() -> None:
