@@ -73,7 +73,7 @@ class Server:
         assert given["datatype"] == "UINT8"
         assert wanted == {"name": self.config["output"][0]["name"], "parameters": {"binary_data": True}}
         assert given["parameters"]["binary_data_size"] == len(content)
-        slices = np.frombuffer(content, np.uint8).reshape(given["shape"])
+        slices = np.frombuffer(bytearray(content), np.uint8).reshape(given["shape"])
         with self.lock:
             self.batches.append(len(slices))
             logits: FloatArray = self.engine.predict_logits(slices)

@@ -27,7 +27,7 @@ class Bundle(kserve.Model):  # type: ignore[misc]
 
     def predict(self, payload: Any, *_: Any, **__: Any) -> Any:
         """Logits of the one input."""
-        logits = self._engine.predict_logits(payload.inputs[0].as_numpy())
+        logits = self._engine.predict_logits(payload.inputs[0].as_numpy().copy())
         output = kserve.InferOutput(payload.request_outputs[0].name, list(logits.shape), "FP32")
         output.set_data_from_numpy(logits, binary_data=True)
         return kserve.InferResponse("", self.name, [output], requested_outputs=payload.request_outputs)
