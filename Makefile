@@ -1,4 +1,4 @@
-.PHONY: check lint types imports test format figures batches folds seeds
+.PHONY: check lint types imports test format figures batches speed folds seeds
 
 check: lint types imports test
 
@@ -39,6 +39,11 @@ figures:
 batches:
 	python benchmarks/archive.py --series flair
 	python benchmarks/interruptions_batch.py
+
+# What docs/speed.md shows (an hour or two; while nothing else runs).
+speed:
+	python benchmarks/peers.py
+	edgeseg benchmark --startup --json > benchmarks/results/startup.json
 
 # The five folds, trained one after the other (hours; --resume goes on), and measured on patients that each has not seen.
 RUNS = runs/folds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -150,13 +151,16 @@ class _Line:
     def before(self, files: readers.StudyFiles) -> _Job:
         """Find out whether the study is done already; take its stage, and read it."""
         job = _Job(files)
+        started = time.perf_counter()
         with self._kept(job):
             job.mark = segment.fingerprint_of(files, self._opened, self._options)
             if not self._is_done(job):
                 job.stage = job.held.enter_context(results.staging(self._output, files.name, self.stop))
             # Another process may have finished it while we waited for the stage.
             if job.outcome is None and not self._is_done(job):
+                hashed_ms = 1000 * (time.perf_counter() - started)
                 job.prepared = segment.prepare(files, self._opened, self._options, self._say)
+                job.prepared.timings_ms["read"] += hashed_ms
         return job
 
     def within(self, job: _Job) -> None:

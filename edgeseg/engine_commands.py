@@ -9,6 +9,7 @@ import typer
 
 from edgeseg.build_commands import Json as _Json
 from edgeseg.console import Console
+from edgeseg.errors import InputError
 
 if TYPE_CHECKING:
     from edgeseg.benchmark import Report
@@ -97,6 +98,13 @@ def benchmark(
         typer.Option("--chart", metavar="FILE.png", help="Draw slices a second."),
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Write each bundle's speed into its manifest.")] = False,
+    startup: Annotated[
+        bool, typer.Option("--startup", help="Show instead where the time of a fresh edgeseg infer goes.")
+    ] = False,
+    study: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--study", help="For --startup; the example without it."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Time engines side by side, beside PyTorch, ONNX Runtime and OpenVINO; a plan on its GPU."""
@@ -104,6 +112,9 @@ def benchmark(
     from edgeseg import benchmark_chart, bundle
 
     console = Console(as_json)
+    if startup:
+        _startup(console, folders or [bundle.DEFAULT_ENGINE], study, rounds)
+        return
     if chart:
         benchmark_chart.check(chart)
     found = [bundle.find(name) for name in folders or ()] or bundle.shipped()
@@ -117,6 +128,21 @@ def benchmark(
         _print_benchmark(console, report)
     if chart:
         benchmark_chart.draw(report.to_json(), chart)
+
+
+def _startup(console: Console, engines: list[str], study: Path | None, rounds: int) -> None:
+    from edgeseg import startup
+
+    if len(engines) != 1:
+        raise InputError(f"a start is measured with one engine, not with {len(engines)}: name one")
+    with console.counting("starting") as progress:
+        report = startup.measure(engines[0], study, rounds, progress)
+    if console.as_json:
+        console.result(report.to_json())
+        return
+    console.table(f"edgeseg infer, {report.engine}", startup.COLUMNS, startup.rows(report))
+    console.table("", startup.PACKAGE_COLUMNS, startup.package_rows(report))
+    console.say(f"{report.machine['cpu']}, medians of {report.rounds} later starts, each a fresh process")
 
 
 def _print_benchmark(console: Console, report: Report) -> None:

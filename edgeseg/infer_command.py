@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from edgeseg import lean
 from edgeseg.build_commands import Backend, Json
 from edgeseg.console import NOTICE, Console, JsonList
 from edgeseg.engine_commands import RequireSignature, SiteRules
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _SERIES = "A series by number, SeriesInstanceUID or file name (* and ? stand for any text)"
 
 
+@lean.imports()
 def infer(
     study: Annotated[Path, typer.Argument(help="A study's folder (DICOM, TIFF or NIfTI), or a folder of studies.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Results go to OUTPUT/<study>/.")] = Path(

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgeseg import backends, bundle, preprocess, readers, results, writers
+from edgeseg import backends, bundle, compiled, preprocess, readers, results, writers
 from edgeseg.errors import InputError, ParityError, StudyError
 from edgeseg.fingerprint import fingerprint
 from edgeseg.types import FloatArray, Manifest, NetworkInput, Segmentation, Study
@@ -113,15 +113,19 @@ def open_engine(
     manifest, content = bundle.read(bundle.find(name), public_key, backend)
     if not allow_unverified:
         check_parity(manifest)
-    opened = (
-        backends.open_server(manifest, triton) if triton else backends.open_engine(manifest, content, backend, device)
-    )
+    where = manifest, backend, device
+    if triton:
+        opened = backends.open_server(manifest, triton)
+    else:
+        opened = backends.open_engine(manifest, content, backend, device, compiled=compiled.read(*where))
     with opened as engine:
         if not (allow_unverified or engine.keeps_precision):
             raise ParityError(
                 f"{engine.runtime} runs {manifest.name} through a backend that may take another precision, in which "
                 "parity was not checked: export it for another platform, or accept it with --allow-unverified"
             )
+        if not engine.from_cache:
+            compiled.keep(*where, engine.compiled())
         yield OpenEngine(manifest, engine)
 
 

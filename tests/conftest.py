@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeseg import build, bundle, cli, segment
+from edgeseg import build, bundle, cache, cli, segment
 from edgeseg.readers import recorded, slices
 from edgeseg.types import BoolArray, ByteArray, Manifest
 
@@ -33,6 +33,14 @@ PARITY_PATIENTS = 8
 FP16_ENGINE = f"{bundle.DEFAULT_NETWORK}-fp16"
 TINY = ("Linknet", "tu-test_resnet")
 TINY_PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave the user's cache alone, and those of one run share one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

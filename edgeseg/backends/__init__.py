@@ -26,6 +26,7 @@ def open_engine(
     backend: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    compiled: bytes | None = None,
 ) -> Engine:
     """Compile a verified network file, or load a verified plan.
 
@@ -39,6 +40,9 @@ def open_engine(
         ``auto``, ``cpu`` or the runtime's own name of a device; for onnxruntime also ``cuda`` and ``tensorrt``.
     threads
         Threads of the CPU that the runtime takes; None leaves it to the runtime. TensorRT takes none.
+    compiled
+        From `Engine.compiled` at an earlier start on this machine, verified: the network need not be compiled again.
+        A runtime that does not take it compiles.
 
     Raises
     ------
@@ -58,7 +62,8 @@ def open_engine(
     module, _, cls = target.partition(":")
     try:
         engine_class: type[Engine] = getattr(import_module(module), cls)
-        return engine_class(content, manifest, device, threads)  # type: ignore[call-arg]
+        more = (compiled,) if compiled is not None and engine_class.compiled is not Engine.compiled else ()
+        return engine_class(content, manifest, device, threads, *more)  # type: ignore[call-arg]
     except ImportError as error:
         raise BackendMissing(f"the backend {name} is not installed ({error}): {remedy}") from error
 

@@ -27,6 +27,10 @@ class Engine(ABC):
         What it computes in.
     keeps_precision
         Whether that is the manifest's, which parity was checked in; False where nobody can say.
+    batch
+        Slices at once.
+    from_cache
+        Whether it was compiled at an earlier start.
     """
 
     runtime: str
@@ -34,6 +38,7 @@ class Engine(ABC):
     inference_precision: str
     keeps_precision: bool = True
     batch: int = 4
+    from_cache: bool = False
 
     def predict_logits(self, slices: ByteArray) -> FloatArray:
         """Logits of FLAIR abnormality.
@@ -110,6 +115,10 @@ class Engine(ABC):
 
     def limits(self) -> DeviceLimits | None:
         """What the GPU's driver says that it can do; None where there is no GPU."""
+        return None
+
+    def compiled(self) -> bytes | None:
+        """The network as this runtime compiled it, for `edgeseg.backends.open_engine`; None where it is not kept."""
         return None
 
     def close(self) -> None:

@@ -23,12 +23,19 @@ class OpenVinoEngine(Engine):
 
     batch = 64
 
-    def __init__(self, content: bytes, manifest: Manifest, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        manifest: Manifest,
+        device: str = "auto",
+        threads: int | None = None,
+        compiled: bytes | None = None,
+    ) -> None:
         import openvino
 
         core = openvino.Core()
         self.device = "CPU" if device in ("auto", "cpu") else device.upper()
-        if self.device not in core.available_devices:
+        if self.device != "CPU" and self.device not in core.available_devices:  # to ask starts every device's plugin
             known = ", ".join(core.available_devices)
             raise InputError(f"OpenVINO has no device {device} on this machine (it has {known}): give one of these")
         self.runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
@@ -38,14 +45,29 @@ class OpenVinoEngine(Engine):
         }
         if threads is not None:
             hints["INFERENCE_NUM_THREADS"] = threads
+        self._head = f"{openvino.__version__} {sorted(hints.items())}\n".encode()
+        self._compiled: Any = self._kept(core, compiled, hints) if compiled else None
+        self.from_cache = self._compiled is not None
         try:
-            network = core.read_model(content)
-            self._compiled: Any = core.compile_model(network, self.device, hints)
+            self._compiled = self._compiled or core.compile_model(core.read_model(content), self.device, hints)
         except RuntimeError as error:
             raise EngineError(f"{self.runtime} refuses {manifest.name}: {str(error).splitlines()[-1]}") from error
         self.inference_precision = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         streams = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: list[Any] = [self._compiled.create_infer_request() for _ in range(2 * streams)]
+
+    def compiled(self) -> bytes:
+        """The network as it was compiled, behind OpenVINO's version and hints."""
+        return self._head + bytes(self._compiled.export_model().getbuffer())
+
+    def _kept(self, core: Any, compiled: bytes, hints: dict[str, Any]) -> Any:
+        """What was compiled before; None where that was another OpenVINO, with other hints, or it is not taken."""
+        if not compiled.startswith(self._head):
+            return None
+        try:
+            return core.import_model(compiled[len(self._head) :], self.device, hints)
+        except RuntimeError:
+            return None
 
     def _run(self, slices: ByteArray) -> FloatArray:
         from openvino import Tensor

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg import cache
 from edgeseg.errors import EngineError, InputError
 from edgeseg.export.graph import INPUT
 from edgeseg.export.quantised import Ranges, save
@@ -99,16 +100,15 @@ def cached(content: bytes, slices: ByteArray, method: str, say: Callable[[str], 
     digest = hashlib.sha256(content)
     digest.update(hashlib.sha256(slices.tobytes()).digest())
     digest.update(f"{method} {slices.shape} {onnxruntime.__version__}".encode())
-    path = _cache() / f"{digest.hexdigest()}.json"
-    try:
-        kept = {name: (float(low), float(high)) for name, (low, high) in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        kept = {}
-    if kept:
+    place = cache.folder("ranges")
+    path = place / f"{digest.hexdigest()}.json" if place else None
+    if path and (kept := _kept(path)):
         say(f"ranges of {len(slices)} slices ({method}): taken from the cache, {path}")
         return kept
     say(f"watching the network on {len(slices)} calibration slices ({method})")
     found = ranges(content, slices, method)
+    if path is None:
+        return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
@@ -119,9 +119,12 @@ def cached(content: bytes, slices: ByteArray, method: str, say: Callable[[str], 
     return found
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "edgeseg" / "ranges"
+def _kept(path: Path) -> Ranges:
+    """Ranges from an earlier run; none where there are none that can be read."""
+    try:
+        return {name: (float(low), float(high)) for name, (low, high) in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
 
 
 def _reader(slices: ByteArray) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeseg.errors import StudyError
 from edgeseg.readers.acquisitions import SAME_PLACE, separate, without_copies
-from edgeseg.readers.assembly import UnreadableFile, assemble
+from edgeseg.readers.assembly import assemble
 from edgeseg.readers.choice import AUTOMATIC, Selection
 from edgeseg.readers.headers import drop_malformed, read_header
 from edgeseg.readers.limits import MOST_VOXELS
@@ -23,7 +23,7 @@ from edgeseg.readers.pixels import FramesOf
 from edgeseg.readers.plain import Converted
 from edgeseg.readers.sequences import FEWEST_SLICES
 from edgeseg.readers.series import Frame, Series, find_series
-from edgeseg.types import FloatArray, Geometry, Study, Vector, Volume
+from edgeseg.types import Geometry, Study, Vector, Volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -190,30 +190,21 @@ def read_volume(frames: Sequence[Frame]) -> tuple[Volume, str | None]:
         raise StudyError(f"a series has {found}, and edgeseg takes {MOST_VOXELS / 1e6:.0f} million voxels at most")
     files: dict[Path, FramesOf] = {}
     converted: Converted = {}
-    slices: list[FloatArray] = []
+    voxels = np.empty((len(frames), rows, columns), np.float32)
     factors: list[float | None] = []
     lossy = None
-    for frame in frames:
+    for frame, values in zip(frames, voxels, strict=True):
         if frame.path not in files:
-            files[frame.path] = FramesOf(frame.path, converted)
+            files[frame.path] = FramesOf(frame.path, frame.file, converted)
             lossy = lossy or files[frame.path].lossy
-        values, factor = files[frame.path].frame(frame.index)
-        slices.append(values)
-        factors.append(factor)
+        factors.append(files[frame.path].frame(frame.index, values))
         if frame.index is None:
             del files[frame.path]
-        if slices[-1].shape != frame.shape:
-            raise UnreadableFile(frame.path, "has pixels of another size than its header says: export it again")
-    ids = tuple(frame.instance_uid for frame in frames)
-    return Volume(_comparable(slices, factors), geometry_of(frames), ids), lossy
-
-
-def _comparable(slices: list[FloatArray], factors: list[float | None]) -> FloatArray:
-    """Slices as a volume, with a scaling for display undone that is not the same for all of them."""
     known = [factor for factor in factors if factor is not None]
-    if len(known) == len(slices) and len(set(known)) > 1:
-        slices = [values / np.float32(factor) for values, factor in zip(slices, known, strict=True)]
-    return np.stack(slices)
+    if len(known) == len(frames) and len(set(known)) > 1:  # a scaling for display that differs from slice to slice
+        voxels /= np.asarray(known, dtype=np.float32)[:, np.newaxis, np.newaxis]
+    ids = tuple(frame.instance_uid for frame in frames)
+    return Volume(voxels, geometry_of(frames), ids), lossy
 
 
 def geometry_of(frames: Sequence[Frame]) -> Geometry:
@@ -256,9 +247,9 @@ def _check_distances(label: str, along_mm: Vector) -> None:
 
 def _full_headers(frames: Sequence[Frame]) -> tuple[Dataset, ...]:
     """Whole headers without pixels and without what is malformed, one for each file, in slice order."""
-    paths = tuple(dict.fromkeys(frame.path for frame in frames))
     converted: Converted = {}  # headers are read by the writers, and never changed
-    read = (read_header(path, converted=converted) for path in paths)
+    files = {frame.path: frame.file for frame in frames}
+    read = (file.dataset(converted=converted) if file else read_header(path) for path, file in files.items())
     headers = tuple(header for header in read if header is not None)
     for header in headers:
         drop_malformed(header, deep=True)

@@ -6,7 +6,8 @@ import io
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,7 @@ _BARE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """Groups that a file without a preamble begins with, the last one in big endian."""
 
 
-def read_header(
-    path: Path, tags: Sequence[str | int] | None = None, converted: plain.Converted | None = None
-) -> Dataset | None:
+def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset | None:
     """Read a DICOM file's header without its pixels, or only some elements of it.
 
     Parameters
@@ -66,8 +65,6 @@ def read_header(
         The file, with or without a preamble.
     tags
         Keywords of the elements that are wanted; values longer than `LARGEST_VALUE` count as missing then.
-    converted
-        Elements of other files to take over where they are the same: the header is to be read only then.
 
     Returns
     -------
@@ -81,7 +78,7 @@ def read_header(
         if path.stat().st_size > LARGEST_FILE:
             return None
         if (simple := plain.read(path)) is not None:
-            return _of_a_study(simple.dataset(None if tags is None else numbers(tuple(tags)), converted))
+            return _of_a_study(simple.dataset(None if tags is None else numbers(tuple(tags))))
         with path.open("rb") as file:
             start = file.read(1024)
         bare = start[128:132] != b"DICM"
@@ -108,6 +105,23 @@ def _of_a_study(header: Dataset) -> Dataset | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return header if header.get("StudyInstanceUID") else None
+
+
+def read_plain(path: Path) -> plain.PlainFile | None:
+    """Read a file that is plain and no larger than `LARGEST_FILE`; None for any other."""
+    try:
+        file = plain.read(path)
+        return None if file is None or path.stat().st_size > LARGEST_FILE else file
+    except OSError:
+        return None
+
+
+@lru_cache
+def keywords(tags: tuple[str | int, ...]) -> dict[Any, str]:
+    """Keyword by tag, of the tags that are given by it."""
+    from pydicom.datadict import tag_for_keyword
+
+    return {plain.tag_of(tag_for_keyword(tag) or 0): tag for tag in tags if isinstance(tag, str)}
 
 
 @lru_cache
@@ -154,7 +168,33 @@ def _drop_long(header: Dataset) -> None:
             del header[tag]
 
 
-def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], int]:
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image, of `TAGS`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    values
+        By keyword; what cannot be converted is missing.
+    sequence
+        Names of the pulse sequence.
+    file
+        As it was read; None where it is not plain.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    sequence: str = ""
+    file: plain.PlainFile | None = None
+
+    def get(self, keyword: str, default: Any = None) -> Any:
+        """An element's value, or what stands in for it."""
+        return self.values.get(keyword, default)
+
+
+def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, Header], int]:
     """The MR images among a study's files, by SOPInstanceUID, and how many more files have one that was met before.
 
     Raises
@@ -162,23 +202,22 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], 
     StudyError
         There are no MR images, or images of several patients.
     """
-    headers: dict[str, tuple[Path, Dataset]] = {}
+    headers: dict[str, Header] = {}
     modalities: Counter[str] = Counter()
     patients = set()
     copies = 0
     converted: plain.Converted = {}
     for path in paths:
-        header = read_header(path, TAGS, converted)
+        header = _mr_header(path, converted)
         if header is None:
             continue
-        drop_malformed(header)
         modality = str(header.get("Modality", "unknown"))
         modality = modality if modality in _MODALITIES else "of another modality"
         modalities[modality] += 1
         if modality == "MR" and header.get("Rows") and header.get("SOPClassUID") != _SPECTROSCOPY:
             uid = str(header.get("SOPInstanceUID") or f"file {len(headers) + 1}")
             copies += uid in headers
-            headers.setdefault(uid, (path, header))
+            headers.setdefault(uid, header)
             patients.add(str(header.get("PatientID") or "").strip())
     if not headers:
         raise StudyError(_no_mr(modalities))
@@ -188,6 +227,18 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, tuple[Path, Dataset]], 
             "UIDs where they were changed"
         )
     return headers, copies
+
+
+def _mr_header(path: Path, converted: plain.Converted) -> Header | None:
+    """What a file says; None where it is not DICOM."""
+    file = read_plain(path)
+    header = read_header(path, TAGS) if file is None else _of_a_study(file.dataset(numbers(TAGS), converted))
+    if header is None:
+        return None
+    drop_malformed(header)
+    names = keywords(TAGS)
+    values = {names[tag]: element.value for tag, element in header.items() if tag in names}
+    return Header(path, values, vendors.sequence_names(header), file)
 
 
 def _no_mr(modalities: Counter[str]) -> str:

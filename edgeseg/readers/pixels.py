@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from edgeseg.types import FloatArray
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 """Transfer syntaxes that always lose something: JPEG baseline and extended, JPEG-LS near-lossless."""
@@ -54,8 +56,10 @@ class FramesOf:
     ----------
     path
         The file.
+    file
+        As it was read already, if it was.
     converted
-        Of its series, as in `edgeseg.readers.headers.read_header`.
+        Of its series, as in `edgeseg.readers.plain.PlainFile.dataset`.
 
     Raises
     ------
@@ -63,57 +67,64 @@ class FramesOf:
         The pixels cannot be decoded, or are not those of a grey image as acquired.
     """
 
-    def __init__(self, path: Path, converted: plain.Converted | None = None) -> None:
+    def __init__(
+        self, path: Path, file: plain.PlainFile | None = None, converted: plain.Converted | None = None
+    ) -> None:
         self._path = path
-        self._dataset, self._stored, self.lossy = _decoded(path, converted)
+        self._dataset, self._stored, self.lossy = _decoded(path, file, converted)
         """``lossy`` is the name of the compression where it lost something, else None."""
 
-    def frame(self, index: int | None) -> tuple[FloatArray, float | None]:
-        """One frame, and by how much it was scaled for display.
+    def frame(self, index: int | None, values: FloatArray) -> float | None:
+        """Put one frame into a volume, and say by how much it was scaled for display.
 
         Parameters
         ----------
         index
             Its number in the file, from 0; None for a file of a single image.
+        values
+            (row, column) float32: is filled, with rescale slope and intercept applied.
 
         Returns
         -------
-        values
-            (row, column) float32, with rescale slope and intercept applied.
-        factor
+        float or None
             On Philips scanners: the values divided by it are what was measured (Chenevert et al. 2014, PMC3998685).
             None where the header does not say it.
 
         Raises
         ------
         UnreadableFile
-            The header's scaling cannot be applied, or the file holds fewer frames than it says.
+            The header's scaling cannot be applied, or the file holds fewer or other pixels than it says.
         """
         stored, position = self._stored, index or 0
         frames = 1 if stored.ndim == 2 else len(stored)
         if position >= frames:
             raise UnreadableFile(self._path, f"has {frames} frames and says that it has more: export the series again")
+        raw = stored if stored.ndim == 2 else stored[position]
+        if raw.shape != values.shape:
+            raise UnreadableFile(self._path, "has pixels of another size than its header says: export it again")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                raw = stored if stored.ndim == 2 else stored[position]
-                values = np.asarray(_scaled(self._dataset, raw, index), dtype=np.float32)
-                values, factor = _without_padding(self._dataset, raw, values), _display_factor(self._dataset, index)
+                values[...] = _scaled(self._dataset, raw, index)
+                _fill_padding(self._dataset, raw, values)
+                factor = _display_factor(self._dataset, index)
         except Exception as error:  # pydicom raises whatever a malformed value makes it raise
             problem = "has a rescale slope, an intercept or a table that cannot be applied: export the series again"
             raise UnreadableFile(self._path, problem) from error
         if not np.isfinite(values).all():
             problem = "holds values that are not finite once its rescale slope and intercept are applied"
             raise UnreadableFile(self._path, f"{problem}: export the series again")
-        return values, factor
+        return factor
 
 
-def _decoded(path: Path, converted: plain.Converted | None) -> tuple[Dataset, Any, str | None]:
+def _decoded(
+    path: Path, file: plain.PlainFile | None, converted: plain.Converted | None
+) -> tuple[Dataset, Any, str | None]:
     """A file's dataset, its pixels as stored, (row, column) or (frame, row, column), and what they lost."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _plainly_decoded(path, converted) or _decoded_by_pydicom(path)
+            return (file and _plainly_decoded(file, converted)) or _decoded_by_pydicom(path)
     except StudyError:
         raise
     except Exception as error:  # decoders raise whatever they like
@@ -121,13 +132,14 @@ def _decoded(path: Path, converted: plain.Converted | None) -> tuple[Dataset, An
         raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
 
 
-def _plainly_decoded(path: Path, converted: plain.Converted | None) -> tuple[Dataset, Any, str | None] | None:
+def _plainly_decoded(
+    file: plain.PlainFile, converted: plain.Converted | None
+) -> tuple[Dataset, Any, str | None] | None:
     """The same for a file of one image without compression; None for others."""
-    file = plain.read(path)
-    if file is None or file.pixels is None:
+    if file.pixels is None:
         return None
     dataset = file.dataset(numbers(_TAGS), converted)
-    _check_kind(path, dataset)
+    _check_kind(file.path, dataset)
     stored = file.stored(dataset)
     return None if stored is None else (dataset, stored, _lost_earlier(dataset))
 
@@ -193,16 +205,12 @@ def _check_kind(path: Path, dataset: Dataset) -> None:
 def _stored(path: Path, dataset: Dataset) -> Any:
     """Pixels as stored, by the first decoder that there is for the transfer syntax."""
     from pydicom.pixels import pixel_array
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     if not syntax.is_compressed:
         return dataset.pixel_array
-    try:
-        available = get_decoder(syntax).available_plugins
-    except NotImplementedError:
-        available = ()
+    available = _available(syntax)
     if syntax == _EXTENDED and int(dataset.BitsStored) > 8:
         available = tuple(plugin for plugin in available if plugin == "gdcm")
     for plugin in _PLUGINS:
@@ -211,6 +219,18 @@ def _stored(path: Path, dataset: Dataset) -> Any:
     name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
     problem = f"is compressed as {name}, which edgeseg cannot decode here"
     raise UnreadableFile(path, f"{problem}: export it as Explicit VR Little Endian")
+
+
+def _available(syntax: UID) -> tuple[str, ...]:
+    """Decoders for a transfer syntax. GDCM is looked for without importing it: it runs in a process of its own."""
+    from pydicom.pixels.decoders import gdcm
+    from pydicom.pixels.decoders.base import get_decoder
+
+    by_gdcm = ("gdcm",) if syntax in gdcm.DECODER_DEPENDENCIES and PathFinder.find_spec("gdcm") else ()
+    try:
+        return (*get_decoder(syntax).available_plugins, *by_gdcm)
+    except NotImplementedError:
+        return ()
 
 
 def _scaled(dataset: Dataset, stored: Any, index: int | None) -> Any:
@@ -280,13 +300,12 @@ def _items(dataset: Dataset, index: int | None, keyword: str) -> Sequence[Any]:
     return [item for groups in (*own, *shared) for item in groups.get(keyword) or ()]
 
 
-def _without_padding(dataset: Dataset, stored: Any, values: FloatArray) -> FloatArray:
-    """Values with the smallest one of the image in place of padding, which lies far outside the image's own range."""
+def _fill_padding(dataset: Dataset, stored: Any, values: FloatArray) -> None:
+    """Put the smallest value of the image in place of padding, which lies far outside the image's own range."""
     first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if not isinstance(first, int):
-        return values
+        return
     last = last if isinstance(last, int) else first
     padding = (stored >= min(first, last)) & (stored <= max(first, last))
-    if not padding.any() or padding.all():
-        return values
-    return np.where(padding, values[~padding].min(), values).astype(np.float32)
+    if padding.any() and not padding.all():
+        values[padding] = values[~padding].min()

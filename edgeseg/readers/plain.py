@@ -104,7 +104,7 @@ class PlainFile:
         from pydicom.dataelem import RawDataElement
 
         return {
-            (key := _tag(tag)): RawDataElement(key, vr, len(value), value, place, self.implicit, True)
+            (key := tag_of(tag)): RawDataElement(key, vr, len(value), value, place, self.implicit, True)
             for tag, vr, value, place in self.elements
             if tags is None or tag in tags or tag == _CHARACTER_SET
         }
@@ -159,7 +159,7 @@ def read(path: Path) -> PlainFile | None:
 
 
 @lru_cache(maxsize=4096)
-def _tag(number: int) -> BaseTag:
+def tag_of(number: int) -> BaseTag:
     """A tag, the same object each time: two of them are slow to compare."""
     from pydicom.tag import BaseTag
 

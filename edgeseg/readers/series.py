@@ -6,23 +6,20 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from edgeseg.errors import StudyError
-from edgeseg.readers import vendors
-from edgeseg.readers.headers import mr_headers
+from edgeseg.readers import plain
+from edgeseg.readers.headers import Header, mr_headers
 from edgeseg.readers.imagetype import is_derived, is_reformatted
 from edgeseg.readers.sequences import SeriesFacts
 from edgeseg.readers.sidecar import NO_AGENT
 from edgeseg.types import Vector
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 _PARALLEL, _ASKEW = 0.01, 0.1
 _SAME_TIME = 0.02
@@ -76,6 +73,8 @@ class Frame:
         Rows and columns.
     moment
         When it was acquired.
+    file
+        The file as it was read; None where it is not plain.
     """
 
     path: Path
@@ -86,6 +85,7 @@ class Frame:
     spacing_mm: Vector
     shape: tuple[int, int]
     moment: Moment = Moment()
+    file: plain.PlainFile | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def normal(self) -> Vector:
@@ -140,13 +140,13 @@ def find_series(paths: Sequence[Path]) -> tuple[tuple[Series, ...], tuple[str, .
     return groups, tuple(notes)
 
 
-def _group(headers: dict[str, tuple[Path, Dataset]]) -> tuple[tuple[Series, ...], int]:
+def _group(headers: dict[str, Header]) -> tuple[tuple[Series, ...], int]:
     """Frames by series, image type, stack, times and orientation; and how many have no place."""
     placeless = 0
     groups: dict[tuple[Any, ...], list[tuple[list[Frame], SeriesFacts]]] = {}
-    for uid, (path, header) in headers.items():
+    for uid, header in headers.items():
         for index in range(_frame_count(header)) if _is_multiframe(header) else (None,):
-            frame = _frame(path, header, index, uid)
+            frame = _frame(header, index, uid)
             if frame is None:
                 placeless += 1
                 continue
@@ -182,7 +182,7 @@ def _same_times(first: SeriesFacts, second: SeriesFacts) -> bool:
     )
 
 
-def _frame_count(header: Dataset) -> int:
+def _frame_count(header: Header) -> int:
     """How many frames a multi-frame header has: what it says, but no more than the items that it has for them."""
     said = _whole_number(header.get("NumberOfFrames"))
     described = len(header.get("PerFrameFunctionalGroupsSequence") or (None,))
@@ -195,7 +195,7 @@ def _whole_number(value: Any) -> int | None:
     return int(digits[1]) if digits else None
 
 
-def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | None:
+def _frame(header: Header, index: int | None, uid: str) -> Frame | None:
     """A frame's place, or None where the header does not say it."""
     position = _item(header, index, "ImagePositionPatient", "PlanePositionSequence")
     orientation = _item(header, index, "ImageOrientationPatient", "PlaneOrientationSequence")
@@ -204,7 +204,7 @@ def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | 
         place = np.asarray(position, dtype=np.float64).reshape(3)
         axes = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
         pixel = np.asarray(spacing, dtype=np.float64).reshape(2)
-        shape = (int(header.Rows), int(header.Columns))
+        shape = (int(header.get("Rows")), int(header.get("Columns")))
     except (TypeError, ValueError, AttributeError):
         return None
     lengths = np.linalg.norm(axes, axis=1, keepdims=True)
@@ -212,10 +212,12 @@ def _frame(path: Path, header: Dataset, index: int | None, uid: str) -> Frame | 
         return None
     if not np.isfinite(pixel).all() or abs(float(axes[0] @ axes[1])) > _ASKEW:
         return None
-    return Frame(path, index, uid, place, (axes / lengths).ravel(), pixel, shape, _moment(header, index))
+    return Frame(
+        header.path, index, uid, place, (axes / lengths).ravel(), pixel, shape, _moment(header, index), header.file
+    )
 
 
-def _moment(header: Dataset, index: int | None) -> Moment:
+def _moment(header: Header, index: int | None) -> Moment:
     """When a frame was acquired."""
     content = "FrameContentSequence"
     position = _item(header, index, "TemporalPositionIdentifier", content, "TemporalPositionIndex")
@@ -230,7 +232,7 @@ def _moment(header: Dataset, index: int | None) -> Moment:
     )
 
 
-def _facts(header: Dataset, index: int | None) -> SeriesFacts:
+def _facts(header: Header, index: int | None) -> SeriesFacts:
     """What a header says of its series; the number of slices is filled in later."""
     text = [str(header.get("SeriesDescription") or header.get("ProtocolName") or "")]
     types = set(_type(header, index))
@@ -249,14 +251,14 @@ def _facts(header: Dataset, index: int | None) -> SeriesFacts:
         agent=_agent(header),
         acquired=_acquired(header),
         derived=is_derived(types) or "MOSAIC" in types or _is_capture(header),
-        sequence=vendors.sequence_names(header),
+        sequence=header.sequence,
         reformatted=is_reformatted(types),
         thickness_mm=_number(header, index, "SliceThickness", "PixelMeasuresSequence"),
         names=("" if number is None else str(number), str(header.get("SeriesInstanceUID", "")), digits),
     )
 
 
-def _is_capture(header: Dataset) -> bool:
+def _is_capture(header: Header) -> bool:
     """Whether an image is a secondary capture, or in colour: no image as acquired."""
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     samples = _whole_number(header.get("SamplesPerPixel"))
@@ -264,7 +266,7 @@ def _is_capture(header: Dataset) -> bool:
     return captured or samples not in (None, 1) or not photometric.startswith("MONOCHROME")
 
 
-def _techniques(header: Dataset, index: int | None) -> tuple[str, ...]:
+def _techniques(header: Header, index: int | None) -> tuple[str, ...]:
     """ScanningSequence's codes, or what enhanced MR says in their place."""
     value = header.get("ScanningSequence")
     if value:
@@ -276,14 +278,14 @@ def _techniques(header: Dataset, index: int | None) -> tuple[str, ...]:
     return tuple(code for code in found if code)
 
 
-def _agent(header: Dataset) -> bool | None:
+def _agent(header: Header) -> bool | None:
     """Whether a contrast agent is named."""
     if header.get("ContrastBolusAgentSequence"):
         return True
     return str(header.get("ContrastBolusAgent") or "").strip().lower() not in NO_AGENT or None
 
 
-def _acquired(header: Dataset) -> str:
+def _acquired(header: Header) -> str:
     """When the series was acquired, as text that sorts by time."""
     whole = str(header.get("AcquisitionDateTime") or "")
     for day, time in (("AcquisitionDate", "AcquisitionTime"), ("SeriesDate", "SeriesTime")):
@@ -292,14 +294,14 @@ def _acquired(header: Dataset) -> str:
     return whole
 
 
-def _type(header: Dataset, index: int | None) -> tuple[str, ...]:
+def _type(header: Header, index: int | None) -> tuple[str, ...]:
     """ImageType, or a frame's FrameType, in capitals."""
     value = _item(header, index, "ImageType", "MRImageFrameTypeSequence", "FrameType")
     values = [value] if isinstance(value, str) else list(value or ())
     return tuple(str(item).strip().upper() for item in values)
 
 
-def _number(header: Dataset, index: int | None, keyword: str, group: str, inner: str | None = None) -> float | None:
+def _number(header: Header, index: int | None, keyword: str, group: str, inner: str | None = None) -> float | None:
     value = _item(header, index, keyword, group, inner)
     if not isinstance(value, (str, int, float)) and value is not None and len(value):
         value = value[0]
@@ -310,7 +312,7 @@ def _number(header: Dataset, index: int | None, keyword: str, group: str, inner:
     return number if math.isfinite(number) else None
 
 
-def _item(header: Dataset, index: int | None, keyword: str, group: str, inner: str | None = None) -> Any:
+def _item(header: Header, index: int | None, keyword: str, group: str, inner: str | None = None) -> Any:
     """An element of a classic header, or of a frame's functional group (its own, else the shared one)."""
     if index is not None:
         frames = header.get("PerFrameFunctionalGroupsSequence") or ()
@@ -326,7 +328,7 @@ def _item(header: Dataset, index: int | None, keyword: str, group: str, inner: s
     return header.get(keyword)
 
 
-def _is_multiframe(header: Dataset) -> bool:
+def _is_multiframe(header: Header) -> bool:
     return bool(header.get("PerFrameFunctionalGroupsSequence") or header.get("SharedFunctionalGroupsSequence"))
 
 

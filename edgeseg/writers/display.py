@@ -162,13 +162,17 @@ def outline_path(mask: BoolArray, plane: Plane) -> str:
     shown = plane.turn(mask)
     if not shown.any():
         return ""
-    marked = np.pad(shown, 1).view(np.uint8)
+    down, across = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    top, left = down[0], across[0]
+    marked = np.pad(shown[top : down[-1] + 1, left : across[-1] + 1], 1).view(np.uint8)
     cells = marked[:-1, :-1] * 8 + marked[:-1, 1:] * 4 + marked[1:, 1:] * 2 + marked[1:, :-1]
     rows, columns = np.nonzero(cells % 15)
     return "".join(
-        f"M{2 * column + right} {2 * row + down}{way}"
-        for row, column, kind in zip(rows.tolist(), columns.tolist(), cells[rows, columns].tolist(), strict=True)
-        for right, down, way in _CELL_LINES[kind]
+        f"M{2 * column + x} {2 * row + y}{way}"
+        for row, column, kind in zip(
+            (rows + top).tolist(), (columns + left).tolist(), cells[rows, columns].tolist(), strict=True
+        )
+        for x, y, way in _CELL_LINES[kind]
     )
 
 

@@ -168,7 +168,7 @@ def asked(lgg_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     few = slices.Slices(tuple(p.stem for p in patient.images), (patient.name,) * len(given), given, None)
     uses: list[str] = []
     monkeypatch.setattr(slices, "read", lambda use, _: uses.append(use) or few)  # type: ignore[func-returns-value]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path))
     return uses
 
 

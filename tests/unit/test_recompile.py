@@ -48,7 +48,7 @@ def _int8(weights: Path, data: Path, folder: Path, given: ByteArray, monkeypatch
     """A bundle in INT8 for OpenVINO, calibrated on few slices and passed whatever its masks are."""
     few = slices.Slices(tuple(map(str, range(len(given)))), ("A",) * len(given), given, None)
     monkeypatch.setattr(slices, "read", lambda *_: few)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
+    monkeypatch.setenv("EDGESEG_CACHE", str(folder.parent))
     monkeypatch.setitem(parity.TOLERANCES, "int8", parity.Tolerance(1.0, 0.0, 0.0, 0.0, 1.0, 1.0, lost_px=1 << 16))
     return build.build_engine(weights, "int8", data, folder, patients=PATIENTS)
 

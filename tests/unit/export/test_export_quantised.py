@@ -180,7 +180,7 @@ def test_an_unknown_method_and_no_slices_are_refused(folded: bytes) -> None:
 def test_a_second_run_takes_ranges_from_the_cache_and_says_so(
     folded: bytes, ranges: quantised.Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path))
     said: list[str] = []
     first = calibration.cached(folded, SLICES, "min-max", said.append)
     again = calibration.cached(folded, SLICES, "min-max", said.append)

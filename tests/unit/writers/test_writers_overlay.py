@@ -225,3 +225,18 @@ def test_an_outline_is_closed_and_parts_the_marked_pixels_from_the_others() -> N
             x, y = 2 * column + 1, 2 * row + 1
             left_of = sum(a[0] + b[0] < 2 * x and min(a[1], b[1]) <= y < max(a[1], b[1]) for a, b in lines)
             assert (left_of % 2 == 1) == mask[row, column]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_the_path_is_that_of_the_whole_slice(share: float) -> None:
+    """Line for line, whatever part of the slice is looked at."""
+    mask = np.random.default_rng(8).random((23, 31)) < share
+    mask[:2], mask[:, 20:24] = False, False
+    marked = np.pad(mask, 1).astype(int)
+    lines = ""
+    for row in range(24):
+        for column in range(32):
+            (a, b), (c, d) = marked[row : row + 2, column : column + 2]
+            for x, y, way in display._CELL_LINES.get(8 * a + 4 * b + 2 * d + c, ()):
+                lines += f"M{2 * column + x} {2 * row + y}{way}"
+    assert outline_path(mask, Plane()) == lines
