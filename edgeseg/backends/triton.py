@@ -27,7 +27,7 @@ class TritonEngine(Engine):
     """The bundle's engine behind a server that says that it serves this very network file.
 
     Each request has a connection of its own: it costs a batch nothing, an engine may be used from any thread (the
-    client's sockets may not), and no connection is found closed later, upon which the client would ask again unsaid.
+    client's sockets may not), and none is found closed later.
     """
 
     def __init__(self, url: str, manifest: Manifest) -> None:
@@ -89,6 +89,7 @@ class TritonEngine(Engine):
             connection_timeout=CONNECT_S,
             network_timeout=ANSWER_S,
         )
+        client._client_stub._connection_pool.size = -1  # what it counts its own unsaid tries by: none
         with closing(client):
             return ask(client)
 
