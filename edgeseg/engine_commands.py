@@ -1,4 +1,4 @@
-"""The commands about engines that are built already: list them, sign them."""
+"""The commands about engines that are built already: list them, sign them, export them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SiteRules = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (engines, sign):
+    for command in (engines, sign, export_triton):
         app.command()(command)
 
 
@@ -94,3 +94,28 @@ def sign(
         console.result({"signature": str(signature)})
     else:
         console.say(f"Signature: {signature}")
+
+
+def export_triton(
+    engine: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder or the name of a shipped one.")],
+    repository: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Triton's model repository; may hold other models.")
+    ],
+    platform: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="tensorrt, onnx or openvino. [default: the first of them that the bundle is for]"),
+    ] = None,
+    allow_unverified: Annotated[bool, typer.Option(help="Export an engine that has not passed parity.")] = False,
+    public_key: RequireSignature = None,
+    as_json: _Json = False,
+) -> None:
+    """Write an engine as a model of Triton Inference Server, for edgeseg infer --triton."""
+    from edgeseg import bundle, model_repository
+
+    console = Console(as_json)
+    found = model_repository.export(bundle.find(engine), repository, platform, allow_unverified, public_key)
+    if as_json:
+        told = {"folder": str(found.folder), "platform": found.platform}
+        console.result({**told, "name": found.manifest.name, "sha256": found.manifest.sha256})
+    else:
+        console.say(f"Model for Triton's {found.platform}: {found.folder}")

@@ -45,6 +45,10 @@ def infer(
     device: Annotated[str, typer.Option(help="auto, cpu, or the runtime's own name of a device.")] = "auto",
     allow_unverified: Annotated[bool, typer.Option(help="Serve an engine that has not passed parity.")] = False,
     public_key: RequireSignature = None,
+    triton: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--triton", metavar="URL", help="Run the network on this Triton server (http://HOST:8000)."),
+    ] = None,
     which: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--shard", metavar="I/N", help="Only part I, from 1, of N: one task of a job array."),
@@ -67,6 +71,8 @@ def infer(
 
     if cores > 1 and not address:
         raise InputError("--cores is for the workers of a cluster: give --cluster too")
+    if triton and address:
+        raise InputError("--cluster opens engines of its own, and --triton has one on a server: give one of the two")
     console = Console(as_json)
     selection = readers.Selection(flair, pre, post, readers.load_rules(rules) if rules else None)
     with _telling(identified):
@@ -88,7 +94,7 @@ def infer(
                 shared = cluster.run(studies, workers, output, options, say, console.warn, again)
                 outcomes: Iterator[Outcome] = stack.enter_context(closing(shared))
             else:
-                opened = stack.enter_context(segment.open_engine(*named))
+                opened = stack.enter_context(segment.open_engine(*named, triton=triton))
                 outcomes = batch.run(studies, opened, output, options, say, again)
             for outcome in outcomes:
                 summary.note(outcome)

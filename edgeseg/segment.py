@@ -83,8 +83,9 @@ def open_engine(
     allow_unverified: bool = False,
     public_key: Path | None = None,
     threads: int | None = None,
+    triton: str | None = None,
 ) -> Iterator[OpenEngine]:
-    """Verify and compile a bundle; close it at the end.
+    """Verify and compile a bundle, or find it on a server; close it at the end.
 
     Parameters
     ----------
@@ -96,29 +97,44 @@ def open_engine(
         Serve an engine that failed parity, or was never checked.
     public_key
         PEM file of the key that has to have signed the bundle; None asks for no signature.
+    triton
+        Address of the Triton server that runs the network; None runs it here.
 
     Raises
     ------
     InputError
-        When there is no such bundle, backend, device or key.
+        When there is no such bundle, backend, device, key or server.
     EngineError
-        When the bundle is damaged, or not signed by the key.
+        When the bundle is damaged, or not signed by the key, or the server has another engine.
     ParityError
         When its masks are not known to be the PyTorch model's.
     """
+    if triton and (backend or device != "auto"):
+        raise InputError("with --triton the server says what the network runs on: leave out --backend and --device")
     manifest, content = bundle.read(bundle.find(name), public_key, backend)
     if not allow_unverified:
-        _check_parity(manifest)
+        check_parity(manifest)
     where = manifest, backend, device
     # What is kept is for the whole machine; for a part of its cores a network is compiled anew.
-    kept = compiled.read(*where) if threads is None else None
-    with backends.open_engine(manifest, content, backend, device, threads, kept) as engine:
-        if threads is None and not engine.from_cache:
+    keeping = threads is None and not triton
+    if triton:
+        opened = backends.open_server(manifest, triton)
+    else:
+        kept = compiled.read(*where) if keeping else None
+        opened = backends.open_engine(manifest, content, backend, device, threads, kept)
+    with opened as engine:
+        if not (allow_unverified or engine.keeps_precision):
+            raise ParityError(
+                f"{engine.runtime} runs {manifest.name} through a backend that may take another precision, in which "
+                "parity was not checked: export it for another platform, or accept it with --allow-unverified"
+            )
+        if keeping and not engine.from_cache:
             compiled.keep(*where, engine.compiled())
         yield OpenEngine(manifest, engine)
 
 
-def _check_parity(manifest: Manifest) -> None:
+def check_parity(manifest: Manifest) -> None:
+    """Raise ParityError for an engine that failed the gate, or never went through it."""
     remedy = "build the engine again, or accept it as it is with --allow-unverified"
     if manifest.parity is None:
         raise ParityError(f"{manifest.name} was never compared with the PyTorch model: {remedy}")
@@ -314,7 +330,7 @@ def _facts(opened: OpenEngine) -> writers.ReportFacts:
         "runtime_version": version,
         "device": engine.device,
         "weights_sha256": manifest.weights_sha256,
-        "parity": "passed" if _served(manifest) else "unverified",
+        "parity": "passed" if _served(manifest) and engine.keeps_precision else "unverified",
         "agreement": _agreement(manifest),
         "licence": manifest.licence,
     }

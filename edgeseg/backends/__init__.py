@@ -74,4 +74,31 @@ def on_gpu(manifest: Manifest, backend: str | None = None, device: str = "auto")
     return name.startswith("tensorrt") or device.lower() not in ("auto", "cpu")
 
 
-__all__ = ["BACKENDS", "Engine", "EngineError", "on_gpu", "open_engine"]
+def open_server(manifest: Manifest, url: str) -> Engine:
+    """The bundle's engine on a Triton server, which `edgeseg.model_repository.export` wrote it for.
+
+    Parameters
+    ----------
+    manifest
+        From `edgeseg.bundle.read`.
+    url
+        ``http://host:port`` or ``https://host:port``.
+
+    Raises
+    ------
+    InputError
+        When the address is none, or no server that is ready answers there.
+    BackendMissing
+        When the extra ``triton`` is not installed.
+    EngineError
+        When the server has another engine, or none, of the bundle's name.
+    """
+    try:
+        from edgeseg.backends.triton import TritonEngine
+
+        return TritonEngine(url, manifest)
+    except ImportError as error:
+        raise BackendMissing(f"Triton's client is not installed ({error}): pip install 'edgeseg[triton]'") from error
+
+
+__all__ = ["BACKENDS", "Engine", "EngineError", "on_gpu", "open_engine", "open_server"]

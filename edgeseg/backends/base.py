@@ -25,6 +25,8 @@ class Engine(ABC):
         What it runs on.
     inference_precision
         What it computes in.
+    keeps_precision
+        Whether that is the manifest's, which parity was checked in; False where nobody can say.
     batch
         Slices at once.
     from_cache
@@ -34,6 +36,7 @@ class Engine(ABC):
     runtime: str
     device: str
     inference_precision: str
+    keeps_precision: bool = True
     batch: int = 4
     from_cache: bool = False
 

@@ -72,6 +72,7 @@ class OpenVinoEngine(Engine):
     def _run(self, slices: ByteArray) -> FloatArray:
         from openvino import Tensor
 
+        slices = slices if slices.flags.writeable else slices.copy()  # OpenVINO shares no others
         logits = np.empty((len(slices), 1, *slices.shape[2:]), np.float32)
         try:
             for turn, start in enumerate(range(0, len(slices), _SLICES)):
