@@ -2,8 +2,8 @@
 
     python benchmarks/studies.py FOLDER --studies 40 [--slices 26]
 
-The slices between the example's are the mean of their neighbours. UIDs and FLAIR values hang on the study's number, so
-that no two studies have the same bytes.
+The slices between the example's are the mean of their neighbours. UIDs and the scale of the values hang on the study's
+number, so that no two studies have the same bytes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _numbered(original: Dataset, number: int) -> Dataset:
         setattr(dataset, keyword, generate_uid(entropy_srcs=[dataset[keyword].value, str(number)]))
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     stored = np.frombuffer(dataset.PixelData, dtype="<u2")
-    dataset.PixelData = np.where(stored > 0, stored + number % 50, stored).astype("<u2").tobytes()
+    dataset.PixelData = np.rint(stored * (1 + number % 50 / 500)).astype("<u2").tobytes()
     return dataset
 
 

@@ -17,7 +17,7 @@ from edgeseg.errors import StudyError
 from edgeseg.readers import archives, dicomdir, nifti, tiff
 from edgeseg.readers.choice import AUTOMATIC, Selection, without_named
 from edgeseg.readers.folders import holds_results, kind_of, walk
-from edgeseg.readers.headers import read_header
+from edgeseg.readers.headers import study_uid
 from edgeseg.readers.limits import LARGEST_FILE
 from edgeseg.types import Study
 
@@ -224,11 +224,11 @@ def _dicom_studies(candidates: Sequence[Path]) -> tuple[list[StudyFiles], list[P
     found: dict[str, list[Path]] = {}
     unreadable = []
     for path in candidates:
-        header = read_header(path, ("StudyInstanceUID",))
-        if header is None:
+        uid = study_uid(path)
+        if uid is None:
             unreadable.append(path)
         else:
-            found.setdefault(str(header.StudyInstanceUID), []).append(path)
+            found.setdefault(uid, []).append(path)
     studies = []
     for uid, members in found.items():
         root = Path(os.path.commonpath([str(member.parent) for member in members]))

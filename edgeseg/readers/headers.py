@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -117,11 +118,11 @@ def read_plain(path: Path) -> plain.PlainFile | None:
 
 
 @lru_cache
-def keywords(tags: tuple[str | int, ...]) -> dict[Any, str]:
+def keywords(tags: tuple[str | int, ...]) -> dict[int, str]:
     """Keyword by tag, of the tags that are given by it."""
     from pydicom.datadict import tag_for_keyword
 
-    return {plain.tag_of(tag_for_keyword(tag) or 0): tag for tag in tags if isinstance(tag, str)}
+    return {tag_for_keyword(tag) or 0: tag for tag in tags if isinstance(tag, str)}
 
 
 @lru_cache
@@ -130,6 +131,15 @@ def numbers(tags: tuple[str | int, ...]) -> frozenset[int]:
     from pydicom.tag import Tag
 
     return frozenset(int(Tag(tag)) for tag in tags)
+
+
+def study_uid(path: Path) -> str | None:
+    """A file's StudyInstanceUID; None where `read_header` has none."""
+    with suppress(OSError):
+        if (uid := plain.study_uid(path)) and path.stat().st_size <= LARGEST_FILE:
+            return uid
+    header = read_header(path, ("StudyInstanceUID",))
+    return None if header is None else str(header.StudyInstanceUID)
 
 
 class Patient(io.BufferedReader):
@@ -232,13 +242,30 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, Header], int]:
 def _mr_header(path: Path, converted: plain.Converted) -> Header | None:
     """What a file says; None where it is not DICOM."""
     file = read_plain(path)
-    header = read_header(path, TAGS) if file is None else _of_a_study(file.dataset(numbers(TAGS), converted))
-    if header is None:
+    if file is None:
+        header = read_header(path, TAGS)
+        if header is None:
+            return None
+        drop_malformed(header)
+        names = keywords(TAGS)
+        values = {names[tag]: element.value for tag, element in header.items() if tag in names}
+        return Header(path, values, vendors.sequence_names(header))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values = file.values(keywords(TAGS), converted)
+    if not values.get("StudyInstanceUID"):
         return None
+    return Header(path, values, _sequence_names(file, values), file)
+
+
+def _sequence_names(file: plain.PlainFile, values: Mapping[str, Any]) -> str:
+    """As `vendors.sequence_names`, which looks at private elements only where there are some."""
+    private = numbers(vendors.PRIVATE_TAGS)
+    if not any(tag in private for tag, *_ in file.elements):
+        return " ".join(str(values[name]) for name in vendors.STANDARD if values.get(name))
+    header = file.dataset(numbers(vendors.TAGS))
     drop_malformed(header)
-    names = keywords(TAGS)
-    values = {names[tag]: element.value for tag, element in header.items() if tag in names}
-    return Header(path, values, vendors.sequence_names(header), file)
+    return vendors.sequence_names(header)
 
 
 def _no_mr(modalities: Counter[str]) -> str:

@@ -7,7 +7,8 @@ what is taken here gives the very datasets and pixels that pydicom gives.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,8 @@ _MOST_ELEMENTS = 2000
 _META, _SYNTAX = 0x0002, 0x0010
 _CHARACTER_SET, _REPRESENTATION = 0x00080005, 0x00280103
 _BESIDE_PIXELS, _PIXELS = 0x7FE00000, 0x7FE00010
+_STUDY = 0x0020000D
+_UID = re.compile(rb"[0-9.]+")
 _PRIVATE = 0x00010000
 """What a private tag's group number has and no other's."""
 _UNDEFINED = 0xFFFFFFFF
@@ -100,6 +103,28 @@ class PlainFile:
                     converted[key] = dataset[tag]
         return dataset
 
+    def values(self, names: Mapping[int, str], converted: Converted) -> dict[str, Any]:
+        """Values of elements, by what they are called here; those that cannot be converted are left out.
+
+        Parameters
+        ----------
+        names
+            Name by tag, of standard elements.
+        converted
+            As in `dataset`; only what it does not hold is given to pydicom.
+        """
+        wanted = {tag: (vr, value) for tag, vr, value, _ in self.elements if tag in names or tag == _CHARACTER_SET}
+        scope = (self.implicit, wanted.get(_CHARACTER_SET))
+        keys = {tag: (scope, tag, *said) for tag, said in wanted.items()}
+        unseen = {tag for tag, key in keys.items() if key not in converted}
+        if unseen:
+            dataset = self.dataset(unseen)
+            for tag in unseen:
+                with suppress(Exception):  # pydicom raises whatever a value's conversion does
+                    converted[keys[tag]] = dataset[tag_of(tag)]
+        found = ((tag, converted.get(key)) for tag, key in keys.items() if tag in names)
+        return {names[tag]: element.value for tag, element in found if element is not None}
+
     def _raw(self, tags: Collection[int] | None) -> dict[Any, Any]:
         from pydicom.dataelem import RawDataElement
 
@@ -137,8 +162,23 @@ class PlainFile:
         return stored.reshape(rows, columns)
 
 
-def read(path: Path) -> PlainFile | None:
+def study_uid(path: Path) -> str | None:
+    """StudyInstanceUID of a file that is plain up to there; None of any other."""
+    file = read(path, _STUDY)
+    tag, _, value, _ = file.elements[-1] if file and file.elements else (0, None, b"", 0)
+    uid = value.rstrip(b"\0 ")
+    return uid.decode() if tag == _STUDY and _UID.fullmatch(uid) else None
+
+
+def read(path: Path, last: int = _PIXELS) -> PlainFile | None:
     """Read a file, all but its pixels; None where it is not plain.
+
+    Parameters
+    ----------
+    path
+        The file.
+    last
+        Tag of the last element that is wanted.
 
     Raises
     ------
@@ -153,7 +193,7 @@ def read(path: Path) -> PlainFile | None:
         syntax, start = _syntax(content)
         if syntax not in (_IMPLICIT, _EXPLICIT) and not syntax.startswith(_COMPRESSED):
             return None
-        return _walk(path, content, start, size, implicit=syntax == _IMPLICIT)
+        return _walk(path, content, start, size, syntax == _IMPLICIT, last)
     except error:  # the header goes on beyond what was read
         return None
 
@@ -184,7 +224,7 @@ def _syntax(content: bytes) -> tuple[bytes, int]:
             syntax = content[start:place].rstrip(b"\0 ")
 
 
-def _walk(path: Path, content: bytes, place: int, size: int, implicit: bool) -> PlainFile | None:
+def _walk(path: Path, content: bytes, place: int, size: int, implicit: bool, wanted: int) -> PlainFile | None:
     """The elements up to the pixels, or None where one of them is not plain."""
     elements: list[Element] = []
     if implicit and content[place + 4 : place + 6].isalpha():  # the syntax that is said is not the one that is meant
@@ -214,6 +254,8 @@ def _walk(path: Path, content: bytes, place: int, size: int, implicit: bool) -> 
             return None
         elements.append((tag, vr, content[start : start + length], start))
         last, place = tag, start + length
+        if tag >= wanted:
+            break
     return PlainFile(path, implicit, tuple(elements), None)
 
 

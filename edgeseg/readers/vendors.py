@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_STANDARD = ("SequenceName", "PulseSequenceName")
+STANDARD = ("SequenceName", "PulseSequenceName")
 _PRIVATE = (
     (0x0019, "GEMS_ACQU_01", (0x9C, 0x9E)),
     (0x2001, "Philips Imaging DD 001", (0x20,)),
@@ -16,17 +16,17 @@ _PRIVATE = (
 _BLOCK = 0x10
 """Where writers put the first private creator of a group, and so what is read of a file."""
 
-TAGS: tuple[str | int, ...] = (
-    *_STANDARD,
+PRIVATE_TAGS: tuple[str | int, ...] = (
     *((group << 16) + _BLOCK for group, _, _ in _PRIVATE),
     *((group << 16) + (_BLOCK << 8) + element for group, _, elements in _PRIVATE for element in elements),
 )
+TAGS: tuple[str | int, ...] = (*STANDARD, *PRIVATE_TAGS)
 """What has to be read of a file's header."""
 
 
 def sequence_names(header: Dataset) -> str:
     """All names of the pulse sequence that a header holds, joined by blanks; "" where there is none."""
-    found = [str(header.get(key) or "") for key in _STANDARD]
+    found = [str(header.get(key) or "") for key in STANDARD]
     for group, creator, elements in _PRIVATE:
         said = header.get((group, _BLOCK))
         if said is not None and str(said.value).strip() == creator:

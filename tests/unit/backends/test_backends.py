@@ -214,12 +214,11 @@ def test_which_engines_run_on_a_gpu(
     assert backends.on_gpu(shipped[0], backend, device) is on_gpu
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_logits_do_not_hang_on_how_many_slices_are_given_at_once(name: str, shipped: tuple[Manifest, bytes]) -> None:
+def test_openvinos_logits_do_not_hang_on_how_many_slices_are_given(shipped: tuple[Manifest, bytes]) -> None:
     """Bit for bit, and the array that is given may be read-only; an engine's earlier logits stay as they are."""
-    slices = np.random.default_rng(3).integers(0, 256, (67, 3, 64, 64), dtype=np.uint8)
+    slices = np.random.default_rng(3).integers(0, 256, (67, 3, 256, 256), dtype=np.uint8)
     slices.flags.writeable = False
-    with backends.open_engine(*shipped, backend=name) as engine:
+    with backends.open_engine(*shipped, backend="openvino") as engine:
         whole = engine.predict_logits(slices)
         kept = whole.copy()
         singly = [engine.predict_logits(slices[k : k + 1]) for k in range(len(slices))]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import seeds
 
-from edgeseg.readers import plain
-from edgeseg.readers.headers import TAGS, drop_malformed, numbers, read_header
+from edgeseg.readers import plain, vendors
+from edgeseg.readers.headers import TAGS, drop_malformed, keywords, mr_headers, numbers, read_header, study_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -216,3 +216,42 @@ def test_damaged_files_give_what_pydicom_makes_of_them(tmp_path: Path) -> None:
             drop_malformed(theirs)
             assert ours == theirs
     assert kept > 100
+
+
+@pytest.mark.parametrize("form", ["explicit little endian", "implicit little endian"])
+@pytest.mark.parametrize("change", [None, _text, _sequences])
+def test_values_are_pydicoms_and_shared_by_what_they_hang_on(
+    tmp_path: Path, form: str, change: Callable[[Dataset], None] | None
+) -> None:
+    path = _file(tmp_path, change, form)
+    expected = _pydicoms(path, specific_tags=list(TAGS))
+    converted: plain.Converted = {}
+    for _ in range(2):
+        found = _taken(path).values(keywords(TAGS), converted)
+        assert found == {
+            element.keyword: element.value for element in expected if element.keyword in keywords(TAGS).values()
+        }
+    assert vendors.sequence_names(expected) == mr_headers([path])[0][str(expected.SOPInstanceUID)].sequence
+
+
+def test_a_value_that_cannot_be_converted_is_left_out(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+    said = str(_pydicoms(path).EchoTime).encode()
+    path.write_bytes(path.read_bytes().replace(said, b"n" * len(said), 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _taken(path).values(keywords(TAGS), {})
+    assert "EchoTime" not in found
+    assert found["RepetitionTime"] == _pydicoms(path).RepetitionTime
+
+
+@pytest.mark.parametrize("form", ["explicit little endian", "implicit little endian", "big endian", "deflated", "RLE"])
+def test_the_study_of_a_file_in_any_form(tmp_path: Path, form: str) -> None:
+    if missing := forms.missing_encoder(form):
+        pytest.skip(f"needs {missing}")
+    assert study_uid(_file(tmp_path, form=form)) == _pydicoms(_file(tmp_path)).StudyInstanceUID
+
+
+def test_the_study_of_no_study(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("DICM")
+    assert study_uid(tmp_path / "text") is study_uid(tmp_path / "missing") is None
