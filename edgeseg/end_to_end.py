@@ -142,15 +142,10 @@ def measure(
 
 def _slices(path: Path, opened: segment.OpenEngine, options: segment.Options) -> tuple[ByteArray, list[int]]:
     """Some of the studies' slices as the engine takes them, and how many slices each study has."""
-    kept: ByteArray | None = None
-    counts = []
-    for files in readers.find_studies(path):
-        given = segment.prepare(files, opened, options).given.slices
-        counts.append(len(given))
-        kept = given[:_ALONE_SLICES] if kept is None else kept
-    if kept is None:
-        raise AssertionError("find_studies gives one study at least")
-    return kept, counts
+    first, *others = readers.find_studies(path)
+    given = segment.prepare(first, opened, options).given.slices
+    counts = [len(given), *(len(segment.prepare(files, opened, options).given.slices) for files in others)]
+    return given[:_ALONE_SLICES], counts
 
 
 def _turn(

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeseg import backends, bundle, compiled, preprocess, readers, results, writers
 from edgeseg.errors import InputError, ParityError, StudyError
 from edgeseg.fingerprint import fingerprint
@@ -197,7 +199,7 @@ class Prepared:
     Parameters
     ----------
     study
-        As read.
+        As read, but for the T1s' voxels, which nothing asks for any more.
     given
         Its slices as the engine takes them.
     formats
@@ -255,13 +257,21 @@ def prepare(files: readers.StudyFiles, opened: OpenEngine, options: Options = DE
     writers.check_formats(study, chosen)
     with _timed("preprocess", timings, say):
         given = preprocess.to_network(study, opened.manifest.preprocessing)
-    return Prepared(study, given, chosen, timings)
+    return Prepared(replace(study, pre=None, post=None), given, chosen, timings)
 
 
 def logits_of(prepared: Prepared, opened: OpenEngine, say: Say = _silent) -> FloatArray:
-    """The engine's logits, float32 (slice, 1, size, size)."""
+    """The engine's logits, float32 (slice, 1, size, size). Of slices that are black in all channels one is run."""
+    slices = prepared.given.slices
     with _timed("network", prepared.timings_ms, say):
-        return opened.engine.predict_logits(prepared.given.slices)
+        black = np.flatnonzero(~slices.any(axis=(1, 2, 3)))
+        if len(black) < 2:
+            return opened.engine.predict_logits(slices)
+        run = np.delete(np.arange(len(slices)), black[1:])
+        logits = np.empty((len(slices), 1, *slices.shape[2:]), np.float32)
+        logits[run] = opened.engine.predict_logits(slices[run])
+        logits[black[1:]] = logits[black[0]]
+        return logits
 
 
 def finish(

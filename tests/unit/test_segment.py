@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeseg import bundle, readers, segment, writers
@@ -191,3 +192,23 @@ def test_the_study_itself_is_not_touched(short_tiff: Path, tmp_path: Path, defau
     (files,) = readers.find_studies(copy)
     segment.segment(files, default_engine, tmp_path / "out", segment.Options(("masks",)))
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in copy.iterdir()} == before
+
+
+@pytest.mark.parametrize("black", [(), (2,), (0, 1, 4), tuple(range(5))])
+def test_black_slices_are_run_once_and_get_the_logits_that_they_would_have(
+    black: tuple[int, ...], short_tiff: Path, default_engine: segment.OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files,) = readers.find_studies(short_tiff)
+    prepared = segment.prepare(files, default_engine)
+    prepared.given.slices[list(black)] = 0
+    expected = default_engine.engine.predict_logits(prepared.given.slices)
+    run: list[int] = []
+    predict = default_engine.engine.predict_logits
+
+    def counted(slices: Any) -> Any:
+        run.append(len(slices))
+        return predict(slices)
+
+    monkeypatch.setattr(default_engine.engine, "predict_logits", counted)
+    np.testing.assert_array_equal(segment.logits_of(prepared, default_engine), expected)
+    assert run == [5 - max(0, len(black) - 1)]
