@@ -41,7 +41,13 @@ batches:
 	python benchmarks/interruptions_batch.py
 
 # What docs/speed.md shows (an hour or two; while nothing else runs).
+WHOLE_WAY = --end-to-end build/archive --format dicom-seg --format nifti --format report --rounds 5 --json
 speed:
+	rm -rf build/archive && python benchmarks/studies.py build/archive --studies 40
+	edgeseg benchmark lgg-unet-efficientnet-lite0-int8 $(WHOLE_WAY) --chart docs/images/end_to_end.png > benchmarks/results/end_to_end_efficientnet-lite0.json
+	edgeseg benchmark lgg-unet-resnet34-int8 $(WHOLE_WAY) > benchmarks/results/end_to_end_resnet34.json
+	python benchmarks/cluster.py
+	python benchmarks/archive.py --studies 10 40 400 --slices 15 --format dicom-seg nifti report --json benchmarks/results/archive_three_series.json
 	python benchmarks/peers.py
 	edgeseg benchmark --startup --json > benchmarks/results/startup.json
 

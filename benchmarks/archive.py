@@ -1,11 +1,11 @@
 """An archive of many studies through one `edgeseg infer`: does memory stay flat, does time grow in proportion?
 
-    python benchmarks/archive.py [--studies 100 300 1000] [--slices 5] [--series pre flair post] [--json FILE]
+    python benchmarks/archive.py [--studies 100 300 1000] [--slices 5] [--series pre flair post] [--format NAME ...]
 
-The archive holds synthetic copies of some slices of the example study: new UIDs, and FLAIR values shifted by a few
-units, so that no two studies have the same bytes. Every size is a fresh process with all formats, and then run again,
-where every study is done already. Memory is the process's resident set when a study ends; processor time does not hang
-on what else the machine is doing.
+The archive holds synthetic copies of some slices of the example study: new UIDs, and FLAIR values of another scale, so
+that no two studies have the same bytes. Every size is a fresh process, and then run again, where every study is done
+already. Memory is the process's resident set when a study ends, and its peak; processor time does not hang on what else
+the machine is doing. ``--engine``, ``--work`` and ``--json`` say with what, where, and what becomes of the figures.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ SHIFTED = "flair"
 
 @dataclass(frozen=True)
 class Sample:
-    """The process when a study had ended: seconds since its start, of the processor's time, and resident set in MB."""
+    """The process when a study had ended: seconds since its start, of the processor's time, resident MB now and most."""
 
     seconds: float
     cpu_s: float
     mb: float
+    peak_mb: float
 
 
 def main() -> None:
@@ -49,18 +50,24 @@ def main() -> None:
     parser.add_argument("--studies", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--slices", type=int, default=5, help="of each series, from the middle of the example's 15")
     parser.add_argument("--series", nargs="+", default=["pre", "flair", "post"], help="FLAIR alone needs no alignment")
+    parser.add_argument("--engine", help="a bundle's name or folder; the default one without it")
+    parser.add_argument("--format", dest="formats", nargs="+", default=[], help="all that infer writes without it")
     parser.add_argument("--work", type=Path, help="folder for archive and results; a temporary one without it")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "archive.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         originals = middle(arguments.slices, arguments.series)
-        for figures in measure(sorted(arguments.studies), originals, Path(work)):
-            figures = {"slices": arguments.slices, "series": arguments.series, **figures}
+        options = [word for name in arguments.formats for word in ("--format", name)]
+        options += ["--engine", arguments.engine] if arguments.engine else []
+        for figures in measure(sorted(arguments.studies), originals, Path(work), options):
+            figures = {"slices": arguments.slices, "series": arguments.series, "options": options, **figures}
             arguments.json.parent.mkdir(exist_ok=True)
             arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(sizes: list[int], originals: list[tuple[Path, Any]], work: Path) -> Iterator[dict[str, Any]]:
+def measure(
+    sizes: list[int], originals: list[tuple[Path, Any]], work: Path, options: list[str]
+) -> Iterator[dict[str, Any]]:
     """Figures of an archive that grows to each size, and of a second run over each: they are longer with every size."""
     runs: list[dict[str, Any]] = []
     archive, output = work / "archive", work / "results"
@@ -71,14 +78,14 @@ def measure(sizes: list[int], originals: list[tuple[Path, Any]], work: Path) -> 
         made = size
         shutil.rmtree(output, ignore_errors=True)
         for already_done in (False, True):
-            figures = {"studies": size, "already_done": already_done, **_figures(_run(archive, output), size)}
+            figures = {"studies": size, "already_done": already_done, **_figures(_run(archive, output, options), size)}
             runs.append(figures)
             print(json.dumps(figures), flush=True)
         yield {"machine": machine.facts(), "runs": runs}
 
 
 def copy_study(folder: Path, number: int, originals: list[tuple[Path, Any]]) -> None:
-    """Write the example's slices as another study: UIDs and FLAIR values that hang on the number."""
+    """Write the example's slices as another study: UIDs and a scale of FLAIR that hang on the number."""
     for path, original in originals:
         dataset = copy.deepcopy(original)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
@@ -86,7 +93,7 @@ def copy_study(folder: Path, number: int, originals: list[tuple[Path, Any]]) -> 
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         if path.parent.name == SHIFTED:
             stored = np.frombuffer(dataset.PixelData, dtype="<u2")
-            dataset.PixelData = np.where(stored > 0, stored + number % 50, stored).astype("<u2").tobytes()
+            dataset.PixelData = np.rint(stored * (1 + number % 50 / 500)).astype("<u2").tobytes()
         place = folder / path.relative_to(EXAMPLE)
         place.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(place)
@@ -103,9 +110,10 @@ def middle(slices: int, series: list[str]) -> list[tuple[Path, Any]]:
     return [(path, dataset) for path, dataset in read if float(dataset.SliceLocation) in kept]
 
 
-def _run(archive: Path, output: Path) -> list[Sample]:
+def _run(archive: Path, output: Path, options: list[str]) -> list[Sample]:
     """One cold run; the first sample is taken when the engine is about to be opened."""
     command = [sys.executable, "-c", "from edgeseg.cli import main; main()", "infer", str(archive), "-o", str(output)]
+    command += options
     started = time.perf_counter()
     samples = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -117,11 +125,13 @@ def _run(archive: Path, output: Path) -> list[Sample]:
     return samples
 
 
-def _cpu_and_memory(process: int) -> tuple[float, float]:
-    """Processor time in s, resident set in MB."""
+def _cpu_and_memory(process: int) -> tuple[float, float, float]:
+    """Processor time in s, resident set now and at its largest in MB."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    peak_kb = Path(f"/proc/{process}/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]
     user, system = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    ticks = int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20, int(peak_kb) / 1024
 
 
 def _figures(samples: list[Sample], studies: int) -> dict[str, Any]:
@@ -143,6 +153,7 @@ def _figures(samples: list[Sample], studies: int) -> dict[str, Any]:
         "mb_after_a_tenth": round(early.mb, 1),
         "mb_at_the_end": round(ended[-1].mb, 1),
         "mb_largest": round(float(mb.max()), 1),
+        "mb_peak": round(ended[-1].peak_mb, 1),
         "kb_more_by_study": round(1024 * float(per_study), 2),
         "mb_by_study": {str(k + 1): round(float(mb[k]), 1) for k in shown},
     }
