@@ -36,7 +36,7 @@ SHIFTED = "flair"
 
 @dataclass(frozen=True)
 class Sample:
-    """The process when a study had ended: seconds since its start, of the processor's time, resident MB now and most."""
+    """The process when a study had ended: seconds since its start, processor time in s, resident MB now and at most."""
 
     seconds: float
     cpu_s: float
