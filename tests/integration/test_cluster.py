@@ -204,9 +204,10 @@ def test_ctrl_c_leaves_nothing_behind(ray_cluster: Any, archive: Path, tmp_path:
     output = tmp_path / "out"
     command = [sys.executable, "-c", "from edgeseg.cli import main; main()", "infer", str(archive), "-o", str(output)]
     command += [*FORMATS, "--cluster", ray_cluster.address]
+    wide = {**os.environ, "COLUMNS": "500"}  # a path that is broken over two lines names no study
     with (
         results.staging(output, "c"),  # what this worker waits for when it is ended
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process,
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=wide) as process,
     ):
         lines = iter(process.stderr or ())
         ended: set[str] = set()
