@@ -11,6 +11,7 @@ import io
 import logging
 import re
 import shutil
+import struct
 import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -169,16 +170,28 @@ def _contents(path: Path) -> Iterator[str]:
     if path.suffix == ".dcm":
         yield from _dicom_texts(path)
         return
-    yield content.decode("latin-1")
+    if path.suffix != ".png":
+        yield content.decode("latin-1")
     if path.suffix == ".gz":
         yield gzip.decompress(content).decode("latin-1")
     elif path.suffix == ".png":
+        yield from _png_texts(content)
         with Image.open(path) as picture:
             yield repr((picture.info, picture.getexif()))
     elif path.suffix == ".html":
         for picture in re.findall(r"[A-Za-z0-9+/]{200,}={0,2}", content.decode()):
             image = Image.open(io.BytesIO(b64decode(picture)))
             yield repr((image.info, image.getexif()))
+
+
+def _png_texts(content: bytes) -> Iterator[str]:
+    """Every chunk but those of the compressed picture, in which any few letters turn up by chance."""
+    place = 8
+    while place < len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        if kind != b"IDAT":
+            yield content[place : place + length + 12].decode("latin-1")
+        place += length + 12
 
 
 def _dicom_texts(path: Path) -> Iterator[str]:

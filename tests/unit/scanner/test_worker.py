@@ -114,17 +114,17 @@ def test_an_unforeseen_error_while_looking_for_a_study(line: Line, example_tiff:
 
 def test_a_full_output_disk_is_waited_for(line: Line, example_tiff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line.add(example_tiff, "a")
-    original = segment.segment_staged
+    original = segment.finish
 
     def full(*_: Any) -> None:
         cause = OSError(errno.ENOSPC, "No space left on device")
         raise OutputError("cannot write") from cause
 
-    monkeypatch.setattr(segment, "segment_staged", full)
+    monkeypatch.setattr(segment, "finish", full)
     assert not line.worker.step()
     assert line.states == {"a": "waiting"}
     assert line.worker.problem == "results cannot be written: No space left on device"
-    monkeypatch.setattr(segment, "segment_staged", original)
+    monkeypatch.setattr(segment, "finish", original)
     assert line.worker.step()
     (job,) = line.worker.queue.jobs()
     assert (job.state, job.attempts) == ("done", 1)
@@ -180,7 +180,7 @@ def test_ctrl_c_puts_the_study_back(line: Line, example_tiff: Path, monkeypatch:
         raise KeyboardInterrupt
 
     line.add(example_tiff, "a")
-    monkeypatch.setattr(segment, "segment_staged", interrupted)
+    monkeypatch.setattr(segment, "logits_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         line.worker.step()
     (job,) = line.worker.queue.jobs()
