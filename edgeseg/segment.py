@@ -286,12 +286,7 @@ def finish(
 ) -> Result:
     """Make a mask of logits, write the results and publish them: what comes after the engine.
 
-    Parameters
-    ----------
-    prepared, logits
-        From `prepare` and `logits_of`.
-    opened, stage, folder, options, say, mark
-        As in `segment_staged`.
+    ``prepared`` and ``logits`` are from `prepare` and `logits_of`; all else is as in `segment_staged`.
     """
     study, timings = prepared.study, prepared.timings_ms
     with _timed("postprocess", timings, say):
