@@ -64,4 +64,4 @@ seeds:
 	  sed "s/seed: 1/seed: $$seed/" benchmarks/seed_protocol.yaml > build/seed-$$seed.yaml && \
 	  edgeseg train build/seed-$$seed.yaml --data $(DATA) -o runs/seed-$$seed --compare published; \
 	done
-	python benchmarks/seed_protocol.py runs/seed-1 runs/seed-2 runs/seed-3
+	python benchmarks/seed_protocol.py runs/seed-1 runs/seed-2 runs/seed-3 --data $(DATA)
