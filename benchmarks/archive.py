@@ -11,7 +11,6 @@ the machine is doing. ``--engine``, ``--work`` and ``--json`` say with what, whe
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import shutil
@@ -25,13 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import studies
 
 from edgeseg import machine
-
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "dicom" / "example-study"
-SHIFTED = "flair"
-"""The example's series without compression."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +80,18 @@ def measure(
 
 
 def copy_study(folder: Path, number: int, originals: list[tuple[Path, Any]]) -> None:
-    """Write the example's slices as another study: UIDs and a scale of FLAIR that hang on the number."""
+    """Write the example's slices as another study."""
     for path, original in originals:
-        dataset = copy.deepcopy(original)
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-            setattr(dataset, keyword, f"{dataset[keyword].value[:50]}.{number + 1}")
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        if path.parent.name == SHIFTED:
-            stored = np.frombuffer(dataset.PixelData, dtype="<u2")
-            dataset.PixelData = np.rint(stored * (1 + number % 50 / 500)).astype("<u2").tobytes()
-        place = folder / path.relative_to(EXAMPLE)
+        place = folder / path.relative_to(studies.EXAMPLE)
         place.parent.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(place)
+        studies.numbered(original, number).save_as(place)
 
 
 def middle(slices: int, series: list[str]) -> list[tuple[Path, Any]]:
     """The example's files of the slices in the middle, read."""
     import pydicom
 
-    read = [(path, pydicom.dcmread(path)) for name in series for path in sorted((EXAMPLE / name).glob("*.dcm"))]
+    read = [(path, pydicom.dcmread(path)) for name in series for path in sorted((studies.EXAMPLE / name).glob("*.dcm"))]
     places = sorted({float(dataset.SliceLocation) for _, dataset in read})
     first = (len(places) - slices) // 2
     kept = places[first : first + slices]

@@ -42,11 +42,11 @@ def write(folder: Path, studies: int, slices: int = SLICES, first: int = 0) -> N
             place = folder / f"{number:05d}" / name
             place.mkdir(parents=True)
             for index, original in enumerate(datasets):
-                _numbered(original, number).save_as(place / f"{index:03d}.dcm", enforce_file_format=True)
+                numbered(original, number).save_as(place / f"{index:03d}.dcm", enforce_file_format=True)
 
 
-def _numbered(original: Dataset, number: int) -> Dataset:
-    """A slice as one of another study's."""
+def numbered(original: Dataset, number: int) -> Dataset:
+    """A slice as one of another study: UIDs of its own and, where it is not compressed, values of another scale."""
     from pydicom.uid import generate_uid
 
     dataset = copy.copy(original)
@@ -54,8 +54,9 @@ def _numbered(original: Dataset, number: int) -> Dataset:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         setattr(dataset, keyword, generate_uid(entropy_srcs=[dataset[keyword].value, str(number)]))
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    stored = np.frombuffer(dataset.PixelData, dtype="<u2")
-    dataset.PixelData = np.rint(stored * (1 + number % 50 / 500)).astype("<u2").tobytes()
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        stored = np.frombuffer(dataset.PixelData, dtype="<u2")
+        dataset.PixelData = np.rint(stored * (1 + number % 50 / 500)).astype("<u2").tobytes()
     return dataset
 
 

@@ -182,7 +182,10 @@ def segment(
     """
     mark = fingerprint_of(files, opened, options)
     with results.staging(output, files.name) as stage:
-        return segment_staged(files, opened, stage, output / files.name, options, say, mark)
+        prepared = prepare(files, opened, options, say)
+        return finish(
+            prepared, logits_of(prepared, opened, say), opened, stage, output / files.name, options, say, mark
+        )
 
 
 def fingerprint_of(files: readers.StudyFiles, opened: OpenEngine, options: Options = DEFAULTS) -> str:
@@ -212,32 +215,6 @@ class Prepared:
     given: NetworkInput
     formats: tuple[str, ...]
     timings_ms: dict[str, float]
-
-
-def segment_staged(
-    files: readers.StudyFiles,
-    opened: OpenEngine,
-    stage: Path,
-    folder: Path,
-    options: Options,
-    say: Say,
-    mark: str,
-) -> Result:
-    """Segment one study in a stage that the caller holds, one step after the other, and publish it.
-
-    Parameters
-    ----------
-    files, opened, options, say
-        As in `segment`, which says what is raised, too.
-    stage
-        From `edgeseg.results.staging`.
-    folder
-        Where the results go.
-    mark
-        The study's fingerprint, for its report.
-    """
-    prepared = prepare(files, opened, options, say)
-    return finish(prepared, logits_of(prepared, opened, say), opened, stage, folder, options, say, mark)
 
 
 def prepare(files: readers.StudyFiles, opened: OpenEngine, options: Options = DEFAULTS, say: Say = _silent) -> Prepared:
@@ -286,7 +263,18 @@ def finish(
 ) -> Result:
     """Make a mask of logits, write the results and publish them: what comes after the engine.
 
-    ``prepared`` and ``logits`` are from `prepare` and `logits_of`; all else is as in `segment_staged`.
+    Parameters
+    ----------
+    prepared, logits
+        From `prepare` and `logits_of`.
+    opened, options, say
+        As in `segment`, which says what is raised, too.
+    stage
+        From `edgeseg.results.staging`.
+    folder
+        Where the results go.
+    mark
+        From `fingerprint_of`, for the report.
     """
     study, timings = prepared.study, prepared.timings_ms
     with _timed("postprocess", timings, say):
