@@ -7,7 +7,7 @@ uncompressed series of 26 slices) and writes DICOM SEG, NIfTI and a report; then
 ends with the last file written. The contestants run by turns, and ratios are medians over the rounds. Their masks are
 compared with edgeseg's in FP32: who computes something else is no peer, and ends the run.
 
-Needs the extras train, export and dev, and ``pip install monai nibabel``; bundles that do not ship are built once, in
+Needs the extras train, export and dev, and ``pip install monai``; bundles that do not ship are built once, in
 ``build/peers``. ``--json`` and ``--chart`` say where figures and chart go.
 """
 

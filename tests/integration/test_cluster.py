@@ -39,7 +39,7 @@ def _on_loopback() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[Any]:
     """Three machines: one where the run is begun, without cores to work with, and two workers' with a core each."""
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the [cluster] extra is not installed")
     from ray import cloudpickle
     from ray.cluster_utils import Cluster
 
@@ -184,7 +184,7 @@ def test_no_machine_has_so_many_cores(ray_cluster: Any, archive: Path, tmp_path:
 def test_no_cluster_at_the_address(
     archive: Path, edgeseg: Callable[..., Any], free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the [cluster] extra is not installed")
     for address in (f"127.0.0.1:{free_port()}", "nonsense", "ray://127.0.0.1:10001"):
         run = edgeseg("infer", archive, "--cluster", address)
         assert run.code == 2
