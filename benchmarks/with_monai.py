@@ -2,7 +2,7 @@
 
     python benchmarks/with_monai.py ARCHIVE OUTPUT --network lgg-unet-resnet34 [--threads 2]
 
-A peer for `benchmarks/peers.py`; needs ``pip install monai nibabel``. Weights, rule of intensities and threshold are
+A peer for `benchmarks/peers.py`; needs ``pip install monai``. Weights, rule of intensities and threshold are
 edgeseg's. Four slices go through the network at once, as in edgeseg.
 """
 

@@ -26,7 +26,7 @@ _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2
 _PERHAPS_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 """JPEG 2000 and HTJ2K without a promise: a header can say that nothing was lost."""
 _EXTENDED = "1.2.840.10008.1.2.4.51"
-_PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow", "gdcm")
+PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow", "gdcm")
 """Decoders in the order in which they are tried, each on its own syntaxes."""
 _PHILIPS = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 _PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)
@@ -213,7 +213,7 @@ def _stored(path: Path, dataset: Dataset) -> Any:
     available = _available(syntax)
     if syntax == _EXTENDED and int(dataset.BitsStored) > 8:
         available = tuple(plugin for plugin in available if plugin == "gdcm")
-    for plugin in _PLUGINS:
+    for plugin in PLUGINS:
         if plugin in available:
             return apart.decode(path) if plugin == "gdcm" else pixel_array(dataset, decoding_plugin=plugin)
     name = "something unknown" if syntax.is_private or syntax.name == syntax else syntax.name
