@@ -72,40 +72,43 @@ def read_header(path: Path, tags: Sequence[str | int] | None = None) -> Dataset 
     Dataset or None
         None where the file is not DICOM, says no StudyInstanceUID, or is larger than `LARGEST_FILE`.
     """
-    import pydicom
-
-    wanted: Any = None if tags is None else list(tags)
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            return None
-        if (simple := plain.read(path)) is not None:
-            return _of_a_study(simple.dataset(None if tags is None else numbers(tuple(tags))))
-        with path.open("rb") as file:
-            start = file.read(1024)
-        bare = start[128:132] != b"DICM"
-        if (bare and not start.startswith(_BARE)) or (_DEFLATED in start and not _inflates(path)):
-            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Patient(path) as file:
-                header = pydicom.dcmread(
-                    file,
-                    stop_before_pixels=True,
-                    force=bare,
-                    specific_tags=wanted,
-                    defer_size=None if tags is None else LARGEST_VALUE,
-                )
-            if tags is not None:
-                _drop_long(header)
-            return _of_a_study(header)
+            file = read_plain(path)
+            header = (
+                _by_pydicom(path, tags)
+                if file is None
+                else file.dataset(None if tags is None else numbers(tuple(tags)))
+            )
+            return header if header is not None and header.get("StudyInstanceUID") else None
     except Exception:  # a damaged file raises whatever it likes: it is not readable, and the caller says so
         return None
 
 
-def _of_a_study(header: Dataset) -> Dataset | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return header if header.get("StudyInstanceUID") else None
+def _by_pydicom(path: Path, tags: Sequence[str | int] | None) -> Dataset | None:
+    """The same of a file that is not plain; raises whatever pydicom does."""
+    import pydicom
+
+    if path.stat().st_size > LARGEST_FILE:
+        return None
+    with path.open("rb") as file:
+        start = file.read(1024)
+    bare = start[128:132] != b"DICM"
+    if (bare and not start.startswith(_BARE)) or (_DEFLATED in start and not _inflates(path)):
+        return None
+    wanted: Any = None if tags is None else list(tags)
+    with Patient(path) as patient:
+        header = pydicom.dcmread(
+            patient,
+            stop_before_pixels=True,
+            force=bare,
+            specific_tags=wanted,
+            defer_size=None if tags is None else LARGEST_VALUE,
+        )
+    if tags is not None:
+        _drop_long(header)
+    return header
 
 
 def read_plain(path: Path) -> plain.PlainFile | None:
@@ -240,22 +243,24 @@ def mr_headers(paths: Sequence[Path]) -> tuple[dict[str, Header], int]:
 
 
 def _mr_header(path: Path, converted: plain.Converted) -> Header | None:
-    """What a file says; None where it is not DICOM."""
-    file = read_plain(path)
-    if file is None:
-        header = read_header(path, TAGS)
-        if header is None:
-            return None
-        drop_malformed(header)
-        names = keywords(TAGS)
-        values = {names[tag]: element.value for tag, element in header.items() if tag in names}
-        return Header(path, values, vendors.sequence_names(header))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        values = file.values(keywords(TAGS), converted)
-    if not values.get("StudyInstanceUID"):
+    """What a file says; None where `read_header` has none."""
+    names = keywords(TAGS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = read_plain(path)
+            if file is not None:
+                values = file.values(names, converted)
+                sequence = _sequence_names(file, values)
+            elif (header := _by_pydicom(path, TAGS)) is not None:
+                drop_malformed(header)
+                values = {names[tag]: element.value for tag, element in header.items() if tag in names}
+                sequence = vendors.sequence_names(header)
+            else:
+                return None
+    except Exception:  # a damaged file raises whatever it likes
         return None
-    return Header(path, values, _sequence_names(file, values), file)
+    return Header(path, values, sequence, file) if values.get("StudyInstanceUID") else None
 
 
 def _sequence_names(file: plain.PlainFile, values: Mapping[str, Any]) -> str:

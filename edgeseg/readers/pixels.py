@@ -26,8 +26,11 @@ _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2
 _PERHAPS_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 """JPEG 2000 and HTJ2K without a promise: a header can say that nothing was lost."""
 _EXTENDED = "1.2.840.10008.1.2.4.51"
-PLUGINS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow", "gdcm")
-"""Decoders in the order in which they are tried, each on its own syntaxes."""
+PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+"""Decoders in the order in which they are tried, each on its own syntaxes (``benchmarks/decoding.py``).
+
+pydicom's own is for RLE: pylibjpeg-rle takes a sixth of its time, and panics on damaged frames, with a page of trace.
+"""
 _PHILIPS = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 _PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)
 _BLOCKS = range(0x10, 0x100)

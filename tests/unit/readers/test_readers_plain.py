@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import seeds
 
+from edgeseg.errors import StudyError
 from edgeseg.readers import plain, vendors
 from edgeseg.readers.headers import TAGS, drop_malformed, keywords, mr_headers, numbers, read_header, study_uid
 
@@ -250,3 +251,12 @@ def test_the_study_of_a_file_in_any_form(tmp_path: Path, form: str) -> None:
 def test_the_study_of_no_study(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("DICM")
     assert study_uid(tmp_path / "text") is study_uid(tmp_path / "missing") is None
+
+
+def test_a_header_in_no_character_set_counts_as_none(tmp_path: Path) -> None:
+    path = _file(tmp_path, SpecificCharacterSet="ISO_IR 192")
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO\0IR 192"))
+    assert plain.read(path) is not None
+    assert read_header(path) is None
+    with pytest.raises(StudyError, match="no MR images found"):
+        mr_headers([path])
