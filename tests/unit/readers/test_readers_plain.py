@@ -255,7 +255,7 @@ def test_the_study_of_no_study(tmp_path: Path) -> None:
 
 def test_a_header_in_no_character_set_counts_as_none(tmp_path: Path) -> None:
     path = _file(tmp_path, SpecificCharacterSet="ISO_IR 192")
-    path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO\0IR 192"))
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"GB18\0 0300"))
     assert plain.read(path) is not None
     assert read_header(path) is None
     with pytest.raises(StudyError, match="no MR images found"):
