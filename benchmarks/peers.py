@@ -75,6 +75,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):  # what is started inherits it: everybody has the same cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     os.environ.update(OMP_NUM_THREADS=str(arguments.threads), PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    if arguments.work:
+        arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
         os.environ["EDGESEG_CACHE"] = str(work / "cache")

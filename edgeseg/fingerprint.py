@@ -15,6 +15,8 @@ from typing import Any
 from edgeseg import __version__
 from edgeseg.readers import StudyFiles, sidecar
 
+_BLOCK = 1 << 16
+
 
 def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:
     """Hash a study's files together with how they are worked on.
@@ -52,10 +54,11 @@ def _name(path: Path, files: StudyFiles) -> str:
 def _content(path: Path) -> str:
     """Hash of a file's bytes; one that cannot be read counts as such, and is complained of when the study is read."""
     digest = hashlib.sha256()
+    block = memoryview(bytearray(_BLOCK))
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(block):
+                digest.update(block[:count])
     except OSError:
         return "unreadable"
     return digest.hexdigest()

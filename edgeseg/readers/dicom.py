@@ -19,7 +19,7 @@ from edgeseg.readers.assembly import assemble
 from edgeseg.readers.choice import AUTOMATIC, Selection
 from edgeseg.readers.headers import drop_malformed, read_header
 from edgeseg.readers.limits import MOST_VOXELS
-from edgeseg.readers.pixels import FramesOf
+from edgeseg.readers.pixels import FramesOf, Known
 from edgeseg.readers.plain import Converted
 from edgeseg.readers.sequences import FEWEST_SLICES
 from edgeseg.readers.series import Frame, Series, find_series
@@ -189,13 +189,13 @@ def read_volume(frames: Sequence[Frame]) -> tuple[Volume, str | None]:
         found = f"{len(frames)} slices of {columns} x {rows} pixels"
         raise StudyError(f"a series has {found}, and edgeseg takes {MOST_VOXELS / 1e6:.0f} million voxels at most")
     files: dict[Path, FramesOf] = {}
-    converted: Converted = {}
+    headers: Known = {}
     voxels = np.empty((len(frames), rows, columns), np.float32)
     factors: list[float | None] = []
     lossy = None
     for frame, values in zip(frames, voxels, strict=True):
         if frame.path not in files:
-            files[frame.path] = FramesOf(frame.path, frame.file, converted)
+            files[frame.path] = FramesOf(frame.path, frame.file, headers)
             lossy = lossy or files[frame.path].lossy
         factors.append(files[frame.path].frame(frame.index, values))
         if frame.index is None:

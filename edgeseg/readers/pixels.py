@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,57 @@ _TAGS: tuple[str | int, ...] = (
 """What has to be known of a file of one image to make its pixels the scanner's values."""
 
 
+@dataclass(frozen=True)
+class _Meaning:
+    """What a frame's stored values mean.
+
+    Parameters
+    ----------
+    rescale
+        Slope and intercept; None where there are none, or a table in their place.
+    padding
+        The least and the largest value that stand for no value.
+    factor
+        See `FramesOf.frame`.
+    """
+
+    rescale: tuple[float, float] | None
+    padding: tuple[int, int] | None
+    factor: float | None
+
+
+@dataclass(frozen=True)
+class PixelHeader:
+    """What a file says of its pixels. The files of a series mostly say the same, and then share it.
+
+    Parameters
+    ----------
+    dataset
+        The elements that it says it with.
+    lossy
+        Name of the compression where it lost something, else None.
+    layout
+        Of plain pixels.
+    meanings
+        Of the frames that were looked at already.
+    """
+
+    dataset: Dataset
+    lossy: str | None
+    layout: plain.Layout | None = None
+    meanings: dict[int | None, _Meaning] = field(default_factory=dict)
+
+    def meaning(self, index: int | None) -> _Meaning:
+        """Of one frame; raises whatever pydicom makes of a malformed value."""
+        if index not in self.meanings:
+            self.meanings[index] = _meaning(self.dataset, index)
+        return self.meanings[index]
+
+
+Known = dict[tuple[object, ...], PixelHeader]
+"""Headers of plain files by the elements that they are made of."""
+
+
 class FramesOf:
     """The frames of one DICOM file, in the scanner's units.
 
@@ -61,8 +113,8 @@ class FramesOf:
         The file.
     file
         As it was read already, if it was.
-    converted
-        Of its series, as in `edgeseg.readers.plain.PlainFile.dataset`.
+    known
+        Headers of plain files are taken from here and put here.
 
     Raises
     ------
@@ -70,12 +122,11 @@ class FramesOf:
         The pixels cannot be decoded, or are not those of a grey image as acquired.
     """
 
-    def __init__(
-        self, path: Path, file: plain.PlainFile | None = None, converted: plain.Converted | None = None
-    ) -> None:
+    def __init__(self, path: Path, file: plain.PlainFile | None = None, known: Known | None = None) -> None:
         self._path = path
-        self._dataset, self._stored, self.lossy = _decoded(path, file, converted)
-        """``lossy`` is the name of the compression where it lost something, else None."""
+        self._header, self._stored = _decoded(path, file, {} if known is None else known)
+        self.lossy = self._header.lossy
+        """Name of the compression where it lost something, else None."""
 
     def frame(self, index: int | None, values: FloatArray) -> float | None:
         """Put one frame into a volume, and say by how much it was scaled for display.
@@ -108,26 +159,25 @@ class FramesOf:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values[...] = _scaled(self._dataset, raw, index)
-                _fill_padding(self._dataset, raw, values)
-                factor = _display_factor(self._dataset, index)
+                meaning = self._header.meaning(index)
+                values[...] = _scaled(self._header.dataset, raw, meaning.rescale)
+                if meaning.padding is not None:
+                    _fill_padding(raw, values, *meaning.padding)
         except Exception as error:  # pydicom raises whatever a malformed value makes it raise
             problem = "has a rescale slope, an intercept or a table that cannot be applied: export the series again"
             raise UnreadableFile(self._path, problem) from error
         if not np.isfinite(values).all():
             problem = "holds values that are not finite once its rescale slope and intercept are applied"
             raise UnreadableFile(self._path, f"{problem}: export the series again")
-        return factor
+        return meaning.factor
 
 
-def _decoded(
-    path: Path, file: plain.PlainFile | None, converted: plain.Converted | None
-) -> tuple[Dataset, Any, str | None]:
-    """A file's dataset, its pixels as stored, (row, column) or (frame, row, column), and what they lost."""
+def _decoded(path: Path, file: plain.PlainFile | None, known: Known) -> tuple[PixelHeader, Any]:
+    """A file's header, and its pixels as stored, (row, column) or (frame, row, column)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return (file and _plainly_decoded(file, converted)) or _decoded_by_pydicom(path)
+            return (file and _plainly_decoded(file, known)) or _decoded_by_pydicom(path)
     except StudyError:
         raise
     except Exception as error:  # decoders raise whatever they like
@@ -135,19 +185,21 @@ def _decoded(
         raise UnreadableFile(path, f"{problem}: copy or export the file again") from error
 
 
-def _plainly_decoded(
-    file: plain.PlainFile, converted: plain.Converted | None
-) -> tuple[Dataset, Any, str | None] | None:
+def _plainly_decoded(file: plain.PlainFile, known: Known) -> tuple[PixelHeader, Any] | None:
     """The same for a file of one image without compression; None for others."""
     if file.pixels is None:
         return None
-    dataset = file.dataset(numbers(_TAGS), converted)
-    _check_kind(file.path, dataset)
-    stored = file.stored(dataset)
-    return None if stored is None else (dataset, stored, _lost_earlier(dataset))
+    tags = numbers(_TAGS)
+    said = (file.implicit, *file.said(tags))
+    if (header := known.get(said)) is None:
+        dataset = file.dataset(tags)
+        _check_kind(file.path, dataset)
+        header = known[said] = PixelHeader(dataset, _lost_earlier(dataset), plain.layout_of(dataset))
+    stored = file.stored(header.layout)
+    return None if stored is None else (header, stored)
 
 
-def _decoded_by_pydicom(path: Path) -> tuple[Dataset, Any, str | None]:
+def _decoded_by_pydicom(path: Path) -> tuple[PixelHeader, Any]:
     import pydicom
 
     if read_header(path, ("StudyInstanceUID",)) is None:  # too large, or it inflates beyond all measure
@@ -156,7 +208,7 @@ def _decoded_by_pydicom(path: Path) -> tuple[Dataset, Any, str | None]:
         dataset = pydicom.dcmread(file, force=True)
     _name_syntax(dataset)
     _check_kind(path, dataset)
-    return dataset, _stored(path, dataset), _lossy(dataset)
+    return PixelHeader(dataset, _lossy(dataset)), _stored(path, dataset)
 
 
 def _lossy(dataset: Dataset) -> str | None:
@@ -236,12 +288,26 @@ def _available(syntax: UID) -> tuple[str, ...]:
         return ()
 
 
-def _scaled(dataset: Dataset, stored: Any, index: int | None) -> Any:
-    """Stored values -> the scanner's units: a frame's own rescale, else the dataset's, else the real world's."""
+def _meaning(dataset: Dataset, index: int | None) -> _Meaning:
+    """What a header says of a frame: its own rescale, else the dataset's, else the real world's; padding; display."""
+    own, scale = _rescale(dataset, index), _philips_scale(dataset, index)
+    slope = own[0] if own else 1.0
+    first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    padding = None
+    if isinstance(first, int):
+        last = last if isinstance(last, int) else first
+        padding = (min(first, last), max(first, last))
+    factor = slope * scale if scale is not None and slope > 0 else None
+    return _Meaning(own or _real_world(dataset, index), padding, factor)
+
+
+def _scaled(dataset: Dataset, stored: Any, rescale: tuple[float, float] | None) -> Any:
+    """Stored values -> the scanner's units."""
     from pydicom.pixels.processing import apply_modality_lut
 
-    own = _rescale(dataset, index) or _real_world(dataset, index)
-    return apply_modality_lut(stored, dataset) if own is None else stored * own[0] + own[1]
+    if rescale is None:
+        return apply_modality_lut(stored, dataset)
+    return stored if rescale == (1.0, 0.0) else stored * rescale[0] + rescale[1]
 
 
 def _rescale(dataset: Dataset, index: int | None) -> tuple[float, float] | None:
@@ -266,12 +332,6 @@ def _real_world(dataset: Dataset, index: int | None) -> tuple[float, float] | No
     return None
 
 
-def _display_factor(dataset: Dataset, index: int | None) -> float | None:
-    scale = _philips_scale(dataset, index)
-    slope = (_rescale(dataset, index) or (1.0,))[0]
-    return slope * scale if scale is not None and slope > 0 else None
-
-
 def _philips_scale(dataset: Dataset, index: int | None) -> float | None:
     """Philips' scale slope: the file's own, or the one in a frame's private sequence."""
     places = [dataset]
@@ -288,6 +348,9 @@ def _philips_scale(dataset: Dataset, index: int | None) -> float | None:
 def _private(dataset: Dataset, address: tuple[int, str, int]) -> Any:
     """Value of a private element, or None."""
     group, creator, element = address
+    tags = dataset.keys()
+    if not any(tag >> 16 == group for tag in tags):  # pydicom takes its time to find that out
+        return None
     try:
         return dataset.private_block(group, creator)[element].value
     except Exception:  # it is not there, or not what pydicom's dictionary says
@@ -303,12 +366,8 @@ def _items(dataset: Dataset, index: int | None, keyword: str) -> Sequence[Any]:
     return [item for groups in (*own, *shared) for item in groups.get(keyword) or ()]
 
 
-def _fill_padding(dataset: Dataset, stored: Any, values: FloatArray) -> None:
+def _fill_padding(stored: Any, values: FloatArray, first: int, last: int) -> None:
     """Put the smallest value of the image in place of padding, which lies far outside the image's own range."""
-    first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if not isinstance(first, int):
-        return
-    last = last if isinstance(last, int) else first
-    padding = (stored >= min(first, last)) & (stored <= max(first, last))
+    padding = (stored >= first) & (stored <= last)
     if padding.any() and not padding.all():
         values[padding] = values[~padding].min()

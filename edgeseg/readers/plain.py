@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
     from pydicom.tag import BaseTag
 
-_HEAD = 1 << 16
-"""Bytes in which a plain file's header ends."""
+_HEADS = (1 << 13, 1 << 16)
+"""Bytes in which a plain file's header ends: most in the first, all in the second."""
 _MOST_ELEMENTS = 2000
 _META, _SYNTAX = 0x0002, 0x0010
 _CHARACTER_SET, _REPRESENTATION = 0x00080005, 0x00280103
@@ -47,6 +47,16 @@ Element = tuple[int, "str | None", bytes, int]
 """An element as it lies in a file: tag, VR (None where that is implicit), value, and where the value begins."""
 Converted = dict[tuple[Any, ...], "DataElement"]
 """Elements by everything that their value hangs on: the slices of a series repeat most of them."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the pixels of a file of one image lie in it: their type, and the values that the bits in use hold."""
+
+    rows: int
+    columns: int
+    kind: np.dtype[np.integer[Any]]
+    limits: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,10 @@ class PlainFile:
         found = ((tag, converted.get(key)) for tag, key in keys.items() if tag in names)
         return {names[tag]: element.value for tag, element in found if element is not None}
 
+    def said(self, tags: Collection[int]) -> tuple[tuple[int, str | None, bytes], ...]:
+        """Tag, VR and value of those elements of ``tags`` that there are, and of the character set."""
+        return tuple(one[:3] for one in self.elements if one[0] in tags or one[0] == _CHARACTER_SET)
+
     def _raw(self, tags: Collection[int] | None) -> dict[Any, Any]:
         from pydicom.dataelem import RawDataElement
 
@@ -134,32 +148,44 @@ class PlainFile:
             if tags is None or tag in tags or tag == _CHARACTER_SET
         }
 
-    def stored(self, dataset: Dataset) -> npt.NDArray[np.integer[Any]] | None:
+    def stored(self, layout: Layout | None) -> npt.NDArray[np.integer[Any]] | None:
         """The pixels as they are stored, (row, column), as pydicom's ``pixel_array`` gives them.
 
         Parameters
         ----------
-        dataset
-            The file's own.
+        layout
+            By the file's dataset.
 
         Returns
         -------
         array or None
             None where they are not plain: several frames or samples, bits beyond those that are used, another length.
         """
-        said = [dataset.get(name) for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")]
-        if self.pixels is None or not all(isinstance(value, int) for value in said):
+        if self.pixels is None or layout is None:
             return None
-        rows, columns, allocated, used, signed = said
-        kind = _KINDS.get((allocated, signed))
-        alone = (dataset.get("SamplesPerPixel"), dataset.get("NumberOfFrames") or 1) == (1, 1)
         start, length = self.pixels
-        if kind is None or not alone or length != rows * columns * allocated // 8 or not 0 < used <= allocated:
+        count = layout.rows * layout.columns
+        if length != count * layout.kind.itemsize:
             return None
-        stored = np.fromfile(self.path, kind, rows * columns, offset=start)
-        if stored.size != rows * columns or (used < allocated and _beyond(stored, used, bool(signed))):
+        stored = np.fromfile(self.path, layout.kind, count, offset=start)
+        low, high = layout.limits
+        if stored.size != count or stored.min(initial=0) < low or stored.max(initial=0) > high:
             return None
-        return stored.reshape(rows, columns)
+        return stored.reshape(layout.rows, layout.columns)
+
+
+def layout_of(dataset: Dataset) -> Layout | None:
+    """Layout of pixels by what a dataset says of them; None where they are not one image of whole numbers."""
+    said = [dataset.get(name) for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")]
+    if not all(isinstance(value, int) for value in said):
+        return None
+    rows, columns, allocated, used, signed = said
+    kind = _KINDS.get((allocated, signed))
+    alone = (dataset.get("SamplesPerPixel"), dataset.get("NumberOfFrames") or 1) == (1, 1)
+    if kind is None or not alone or not 0 < used <= allocated:
+        return None
+    limits = (-(1 << used - 1), (1 << used - 1) - 1) if signed else (0, (1 << used) - 1)
+    return Layout(rows, columns, np.dtype(kind), limits)
 
 
 def study_uid(path: Path) -> str | None:
@@ -185,8 +211,18 @@ def read(path: Path, last: int = _PIXELS) -> PlainFile | None:
     OSError
         When it cannot be opened.
     """
+    content = b""
     with path.open("rb", buffering=0) as file:
-        content, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size
+        for head in _HEADS:
+            content += file.read(head - len(content))
+            if (found := _parsed(path, content, size, last)) or len(content) < head:
+                return found
+    return None
+
+
+def _parsed(path: Path, content: bytes, size: int, last: int) -> PlainFile | None:
+    """What a file's beginning says, or None where it is not plain, or goes on beyond it."""
     if content[128:132] != b"DICM":
         return None
     try:
@@ -257,9 +293,3 @@ def _walk(path: Path, content: bytes, place: int, size: int, implicit: bool, wan
         if tag >= wanted:
             break
     return PlainFile(path, implicit, tuple(elements), None)
-
-
-def _beyond(stored: npt.NDArray[np.integer[Any]], used: int, signed: bool) -> bool:
-    """Whether values need more bits than are said to be used: those have to be taken out."""
-    low, high = (-(1 << used - 1), (1 << used - 1) - 1) if signed else (0, (1 << used) - 1)
-    return bool(stored.min() < low or stored.max() > high)

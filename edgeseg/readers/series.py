@@ -208,7 +208,7 @@ def _frame(header: Header, index: int | None, uid: str) -> Frame | None:
     except (TypeError, ValueError, AttributeError):
         return None
     lengths = np.linalg.norm(axes, axis=1, keepdims=True)
-    if not np.isfinite(place).all() or not (pixel > 0).all() or not np.allclose(lengths, 1.0, atol=0.05):
+    if not np.isfinite(place).all() or not (pixel > 0).all() or not (np.abs(lengths - 1.0) <= 0.05).all():
         return None
     if not np.isfinite(pixel).all() or abs(float(axes[0] @ axes[1])) > _ASKEW:
         return None
