@@ -169,13 +169,15 @@ def test_a_sequence_of_undefined_length_is_left_to_pydicom(tmp_path: Path) -> No
     assert read_header(path) == _pydicoms(path, stop_before_pixels=True)
 
 
-def test_a_long_header_is_left_to_pydicom(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "plainly"), [(100, True), (1 << 13, True), (60_000, True), (1 << 17, False)])
+def test_a_long_header_is_read_whole_and_a_very_long_one_left_to_pydicom(
+    tmp_path: Path, size: int, plainly: bool
+) -> None:
     def change(dataset: Dataset) -> None:
-        dataset.ImageComments = "long"
-        dataset.private_block(0x0019, "SOMEBODY", create=True).add_new(0x01, "OB", bytes(1 << 17))
+        dataset.private_block(0x0019, "SOMEBODY", create=True).add_new(0x01, "OB", bytes(size))
 
     path = _file(tmp_path, change)
-    assert plain.read(path) is None
+    assert (plain.read(path) is not None) == plainly
     assert read_header(path) == _pydicoms(path, stop_before_pixels=True)
 
 
