@@ -58,10 +58,12 @@ folds:
 	python benchmarks/cross_validation.py $(RUNS) $(DATA)
 
 # The published protocol with EfficientNet-lite0, three seeds; its configuration is the published one but for encoder and batch.
+# Then ResNet34 from random weights, for longer.
 seeds:
 	mkdir -p build
 	for seed in 1 2 3; do \
 	  sed "s/seed: 1/seed: $$seed/" benchmarks/seed_protocol.yaml > build/seed-$$seed.yaml && \
 	  edgeseg train build/seed-$$seed.yaml --data $(DATA) -o runs/seed-$$seed --compare published; \
 	done
-	python benchmarks/seed_protocol.py runs/seed-1 runs/seed-2 runs/seed-3 --data $(DATA)
+	edgeseg train benchmarks/seed_protocol_resnet34.yaml --data $(DATA) -o runs/seed-resnet34 --compare published
+	python benchmarks/seed_protocol.py runs/seed-1 runs/seed-2 runs/seed-3 runs/seed-resnet34 --data $(DATA)
