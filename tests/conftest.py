@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,12 @@ from PIL import Image
 from edgeseg import build, bundle, cache, cli, segment
 from edgeseg.readers import recorded, slices
 from edgeseg.types import BoolArray, ByteArray, Manifest
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start be interrupted, even where the suite runs in a background that ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENTS = 6
