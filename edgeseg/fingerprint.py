@@ -16,6 +16,7 @@ from edgeseg import __version__
 from edgeseg.readers import StudyFiles, sidecar
 
 _BLOCK = 1 << 16
+"""Bytes that are read at a time."""
 
 
 def fingerprint(files: StudyFiles, how: Mapping[str, Any]) -> str:

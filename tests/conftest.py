@@ -26,12 +26,6 @@ from edgeseg import build, bundle, cache, cli, segment
 from edgeseg.readers import recorded, slices
 from edgeseg.types import BoolArray, ByteArray, Manifest
 
-
-def pytest_configure() -> None:
-    """Let programs that tests start be interrupted, even where the suite runs in a background that ignores SIGINT."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENTS = 6
 SLICES = 5
@@ -40,6 +34,11 @@ PARITY_PATIENTS = 8
 FP16_ENGINE = f"{bundle.DEFAULT_NETWORK}-fp16"
 TINY = ("Linknet", "tu-test_resnet")
 TINY_PATIENTS = ("TCGA_XX_0000_20000101", "TCGA_XX_0001_20000101")
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start be interrupted, even where the suite runs in a background that ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
